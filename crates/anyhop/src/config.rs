@@ -1,0 +1,106 @@
+//! What a node is told before it starts.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhop_base::{NetworkName, PeerAddr};
+
+/// Settings of a [`Node`](crate::Node). [`Config::default`] suits a node on a home
+/// network; every limit says what it costs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The network this node lives in; nodes of different networks never speak.
+    pub network: NetworkName,
+    /// UDP addresses to listen on: at most one IPv4 and one IPv6, port 0 for any.
+    /// Empty: one of each on all interfaces, on any port.
+    pub listen: Vec<SocketAddr>,
+    /// Peers to stay connected to: the first source of records and circuits.
+    pub bootstrap: Vec<PeerAddr>,
+    /// Forwarding for others.
+    pub relay: RelayConfig,
+    /// Limits on sessions.
+    pub limits: Limits,
+    /// A session without open streams, circuits or pins is closed after this long.
+    /// Each idle session costs a keep-alive per path every [`KEEP_ALIVE`].
+    pub idle_timeout: Duration,
+    /// Largest message accepted or sent, bytes.
+    pub max_message_size: usize,
+    /// How long a dial may take over all its attempts.
+    pub dial_timeout: Duration,
+    /// Whether sessions look for direct paths. Off leaves them on their first path.
+    pub direct_paths: bool,
+}
+
+/// Default for [`Config::max_message_size`].
+pub const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
+
+/// Time between keep-alives on an otherwise silent path. Below the 30 s after which
+/// common NATs drop a UDP mapping (RFC 4787 REQ-5 asks for 120 s; many keep 30).
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: NetworkName::default(),
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            relay: RelayConfig::default(),
+            limits: Limits::default(),
+            idle_timeout: Duration::from_secs(600),
+            max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
+            dial_timeout: Duration::from_secs(12),
+            direct_paths: true,
+        }
+    }
+}
+
+/// What a node does for others as a relay.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// Whether circuits of others are forwarded at all.
+    pub enabled: bool,
+    /// Circuits forwarded at once. Each costs about 1 KiB and two streams.
+    pub max_circuits: usize,
+    /// Circuits forwarded at once for one neighbour.
+    pub max_circuits_per_peer: usize,
+    /// Bytes per second forwarded for one circuit and direction; 0 for no limit. More is
+    /// dropped, which the endpoints' congestion control takes as the path's speed.
+    pub circuit_bytes_per_s: u64,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_circuits: 1024,
+            max_circuits_per_peer: 64,
+            circuit_bytes_per_s: 0,
+        }
+    }
+}
+
+/// Limits on what others can make this node hold.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Sessions at once; more are refused. An idle session costs under 64 KiB.
+    pub max_sessions: usize,
+    /// Handshakes of strangers in progress at once; more are refused.
+    pub max_handshakes: usize,
+    /// Streams one peer may have open towards this node, each direction kind.
+    pub max_streams_per_session: u32,
+    /// Bytes of received messages held at once over all peers, read or waiting.
+    pub max_inbox_bytes: usize,
+    /// Received messages waiting to be taken.
+    pub max_inbox_messages: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sessions: 4096,
+            max_handshakes: 256,
+            max_streams_per_session: 1024,
+            max_inbox_bytes: 128 << 20,
+            max_inbox_messages: 4096,
+        }
+    }
+}

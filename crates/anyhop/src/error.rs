@@ -1,0 +1,258 @@
+//! Errors, one enum per operation, each saying what was attempted on whom, why it
+//! failed, and what is left.
+
+use std::net::SocketAddr;
+
+use anyhop_base::PeerId;
+use thiserror::Error;
+
+/// The coarse class of an error: what a program decides on, and the CLI's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// What the caller passed cannot work.
+    InvalidInput,
+    /// The peer could not be reached.
+    Unreachable,
+    /// The peer, or a relay, answered no.
+    Refused,
+    /// No answer in time.
+    Timeout,
+    /// The other side is not who it should be.
+    WrongPeer,
+    /// A limit, ours or the peer's, was hit.
+    Limit,
+    /// An established session or stream ended.
+    Lost,
+    /// The local system failed (socket, file).
+    System,
+}
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A listen address could not be bound.
+    #[error("cannot listen on {addr}: {source}")]
+    Bind {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Two listen addresses of one family.
+    #[error("two listen addresses of one family ({0} and {1}): a node has one UDP port each for IPv4 and IPv6")]
+    TwoOfOneFamily(SocketAddr, SocketAddr),
+    /// The TLS or QUIC configuration was refused.
+    #[error("cannot set up the session engine: {0}")]
+    Engine(String),
+}
+
+/// One way of reaching a peer that was tried, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// What was tried, such as `direct 203.0.113.5:4001` or `circuit via 12D3..`.
+    pub way: String,
+    /// Why it failed.
+    pub reason: String,
+}
+
+/// Why no session to a peer could be established. The node is as before.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The PeerId is this node's own.
+    #[error("cannot dial {0}: that is this node itself")]
+    Myself(PeerId),
+    /// No address, no attachment, and nobody asked knows the peer.
+    #[error("no address or relay is known for {peer}; asked {asked} connected peers")]
+    Unknown {
+        /// Whom.
+        peer: PeerId,
+        /// How many peers were asked for its record.
+        asked: usize,
+    },
+    /// Somebody else answered at the address.
+    #[error("dialled {expected} at {addr}, but {actual} answered there")]
+    WrongPeer {
+        /// Who was wanted.
+        expected: PeerId,
+        /// Who proved to be there.
+        actual: PeerId,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// Every way failed.
+    #[error("cannot reach {peer}: {}", summary(attempts))]
+    Unreachable {
+        /// Whom.
+        peer: PeerId,
+        /// What was tried.
+        attempts: Vec<Attempt>,
+    },
+    /// This node holds as many sessions as it may.
+    #[error("cannot dial {peer}: this node's limit of {limit} sessions is reached")]
+    TooManySessions {
+        /// Whom.
+        peer: PeerId,
+        /// The limit, [`Limits::max_sessions`](crate::Limits::max_sessions).
+        limit: usize,
+    },
+    /// The node is shutting down.
+    #[error("cannot dial {0}: this node is shutting down")]
+    Closed(PeerId),
+}
+
+fn summary(attempts: &[Attempt]) -> String {
+    if attempts.is_empty() {
+        return "no way to it was found in time".to_owned();
+    }
+    let parts: Vec<_> = attempts
+        .iter()
+        .map(|a| format!("{}: {}", a.way, a.reason))
+        .collect();
+    parts.join("; ")
+}
+
+/// Why a stream could not be opened, or ended early.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// There is no session and none could be made.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The name is empty or longer than [`MAX_PROTOCOL_LEN`](crate::MAX_PROTOCOL_LEN).
+    #[error("protocol name {0:?} is empty or longer than 255 bytes")]
+    BadProtocolName(String),
+    /// The peer has no handler for the protocol.
+    #[error("{peer} does not speak protocol {protocol:?}")]
+    UnknownProtocol {
+        /// The peer.
+        peer: PeerId,
+        /// What was asked for.
+        protocol: String,
+    },
+    /// The peer's handler has too many streams waiting.
+    #[error("{peer} is too busy to accept another {protocol:?} stream")]
+    Busy {
+        /// The peer.
+        peer: PeerId,
+        /// What was asked for.
+        protocol: String,
+    },
+    /// The peer stopped this stream with its own code.
+    #[error("{peer} ended the stream with code {code}")]
+    Stopped {
+        /// The peer.
+        peer: PeerId,
+        /// The application's code.
+        code: u64,
+    },
+    /// The session ended under the stream.
+    #[error("the session with {peer} ended: {reason}")]
+    SessionLost {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+    },
+    /// The stream was finished or reset on this side.
+    #[error("the stream is already finished on this side")]
+    Finished,
+}
+
+/// Why a message, request or ping failed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The stream beneath failed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Larger than this node or the peer allows. Nothing was sent, or the peer kept none of it.
+    #[error("message of {size} bytes is larger than {whose} limit of {limit} bytes")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+        /// `this node's` or `the peer's`.
+        whose: &'static str,
+    },
+    /// The body does not fit its encoding tag, or the type is too long.
+    #[error("message not sent: {0}")]
+    Invalid(String),
+    /// The peer's inbox is full; it kept nothing.
+    #[error("{0} accepts no more messages now: its inbox is full")]
+    InboxFull(PeerId),
+    /// The peer took the request, and nobody there answers such requests.
+    #[error("{peer} has nobody who answers requests of type {kind:?}")]
+    NoResponder {
+        /// The peer.
+        peer: PeerId,
+        /// The request's type.
+        kind: String,
+    },
+    /// No answer in time.
+    #[error("no answer from {peer} within {millis} ms")]
+    Timeout {
+        /// The peer.
+        peer: PeerId,
+        /// How long was waited.
+        millis: u128,
+    },
+    /// The peer's answer broke the protocol.
+    #[error("{peer} broke the message protocol: {reason}")]
+    Protocol {
+        /// The peer.
+        peer: PeerId,
+        /// How.
+        reason: String,
+    },
+}
+
+impl DialError {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Myself(_) => ErrorKind::InvalidInput,
+            Self::Unknown { .. } | Self::Unreachable { .. } => ErrorKind::Unreachable,
+            Self::WrongPeer { .. } => ErrorKind::WrongPeer,
+            Self::TooManySessions { .. } => ErrorKind::Limit,
+            Self::Closed(_) => ErrorKind::Lost,
+        }
+    }
+}
+
+impl StreamError {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Dial(e) => e.kind(),
+            Self::BadProtocolName(_) => ErrorKind::InvalidInput,
+            Self::UnknownProtocol { .. } => ErrorKind::Refused,
+            Self::Busy { .. } => ErrorKind::Limit,
+            Self::Stopped { .. } | Self::SessionLost { .. } | Self::Finished => ErrorKind::Lost,
+        }
+    }
+}
+
+impl MessageError {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Stream(e) => e.kind(),
+            Self::TooLarge { .. } | Self::InboxFull(_) => ErrorKind::Limit,
+            Self::Invalid(_) => ErrorKind::InvalidInput,
+            Self::NoResponder { .. } | Self::Protocol { .. } => ErrorKind::Refused,
+            Self::Timeout { .. } => ErrorKind::Timeout,
+        }
+    }
+}
+
+/// A second handler for one protocol name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("protocol {0:?} already has a handler on this node")]
+pub struct ProtocolTaken(pub String);
