@@ -1,8 +1,29 @@
-//! Skeleton.
-#![allow(missing_docs)]
+//! The words every other crate of Anyhop speaks: keys, addresses, network names,
+//! signed records and the small codecs beneath them.
+//!
+//! Nothing here opens a socket or reads a clock; [`identity`] and [`fs`] are the only
+//! modules that touch the disk. Everything that arrives from a peer is checked here
+//! before it becomes one of these types, and every check has a named limit.
+//!
+//! ```text
+//! identity   the key in the state directory
+//! addr       /ip4/../udp/../quic-v1/p2p/..  <->  PeerAddr
+//! network    a network's name, its id, its protocol names
+//! record     what a node says about itself, signed
+//! codec      varints and length-delimited frames
+//! fs         atomic file writes
+//! ```
+
+pub mod addr;
+pub mod codec;
+pub mod fs;
+pub mod identity;
+pub mod network;
+pub mod record;
+
+pub use addr::{AddrError, PeerAddr, dialable, parse_quic_multiaddr, quic_multiaddr};
+pub use identity::{KeyError, KeyFault, load_or_create_keypair};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use multiaddr::Multiaddr;
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NetworkName(String);
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerAddr { pub peer: PeerId, pub addr: std::net::SocketAddr }
+pub use network::{NetworkId, NetworkName, NetworkNameError};
+pub use record::{Attachment, Reachability, Record, RecordError, SignedRecord};

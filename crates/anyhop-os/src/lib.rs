@@ -1,3 +1,13 @@
-//! Skeleton.
-/// a
-pub fn interface_addresses() -> std::io::Result<Vec<std::net::IpAddr>> { Ok(vec![]) }
+//! What Anyhop asks of the operating system.
+//!
+//! This crate knows no peers, keys or sessions; what it returns are plain values of the
+//! standard library. It will be the one crate that may hold `unsafe` code (batched UDP,
+//! TUN devices); so far none is needed, and none is allowed.
+
+mod interfaces;
+mod lock;
+mod process;
+
+pub use interfaces::interface_addresses;
+pub use lock::{LOCK_FILE, LockError, StateDirLock};
+pub use process::{is_root, process_cpu_time};
