@@ -1,1 +1,9 @@
-//! Skeleton.
+//! The lab that proves Anyhop: everything here stands in for a piece of the real
+//! world, so that tests and the demo run anywhere and repeatably.
+//!
+//! - [`nat`]: a NAT box as a pure machine, described in the words of RFC 4787.
+//! - [`net`]: a virtual network of hosts, NATs and links; its hosts are what
+//!   [`anyhop::Node::start_on`] takes.
+
+pub mod nat;
+pub mod net;
