@@ -12,6 +12,10 @@ fn at(text: &str) -> SocketAddr {
     text.parse().expect("a socket address")
 }
 
+fn start() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 const WAN: &str = "203.0.113.1";
 
 fn nat(config: NatConfig) -> Nat {
@@ -35,7 +39,7 @@ fn mapping_axis_decides_which_remotes_see_the_same_port() {
             mapping,
             ..NatConfig::symmetric()
         });
-        let now = Instant::now();
+        let now = start();
         let seen: BTreeSet<_> = remotes
             .map(|r| nat.outbound(now, inside(), r).expect("mapped"))
             .into();
@@ -57,7 +61,7 @@ fn filtering_axis_decides_who_gets_in() {
             filtering,
             ..NatConfig::full_cone()
         });
-        let now = Instant::now();
+        let now = start();
         let external = nat.outbound(now, inside(), known).expect("mapped");
         let got = |from| nat.inbound(now, from, external);
         let expect = |admitted| {
@@ -76,14 +80,14 @@ fn filtering_axis_decides_who_gets_in() {
 #[test]
 fn unmapped_port_lets_nothing_in() {
     let nat = nat(NatConfig::full_cone());
-    let got = nat.inbound(Instant::now(), at("198.51.100.1:1"), at("203.0.113.1:5000"));
+    let got = nat.inbound(start(), at("198.51.100.1:1"), at("203.0.113.1:5000"));
     assert_eq!(got, Err(NatDrop::NoMapping));
 }
 
 #[test]
 fn preserving_keeps_the_port_until_a_second_host_wants_it() {
     let mut nat = nat(NatConfig::port_restricted_cone());
-    let (now, remote) = (Instant::now(), at("198.51.100.1:1"));
+    let (now, remote) = (start(), at("198.51.100.1:1"));
     let first = nat.outbound(now, inside(), remote).expect("mapped");
     let second = nat
         .outbound(now, at("10.0.0.3:5000"), remote)
@@ -98,11 +102,11 @@ fn sequential_counts_up_and_wraps_at_the_end_of_the_range() {
         ports: 60_000..=60_002,
         ..NatConfig::symmetric_sequential().with_lifetime(Duration::from_secs(10))
     });
-    let start = Instant::now();
+    let begin = start();
     let mut ports = Vec::new();
     for i in 0..4u16 {
         // Every mapping is dead when the fourth is made.
-        let now = start + Duration::from_secs(4) * u32::from(i);
+        let now = begin + Duration::from_secs(4) * u32::from(i);
         let remote = SocketAddr::new([198, 51, 100, 1].into(), i + 1);
         let external = nat.outbound(now, inside(), remote).expect("mapped");
         ports.push(external.port());
@@ -116,7 +120,7 @@ fn random_allocation_finds_the_last_free_port_and_then_refuses() {
         ports: 2000..=2199,
         ..NatConfig::symmetric()
     });
-    let now = Instant::now();
+    let now = start();
     let mut taken = BTreeSet::new();
     for i in 0..200u16 {
         let remote = SocketAddr::new([198, 51, 100, 1].into(), i + 1);
@@ -134,7 +138,7 @@ fn limit_on_mappings_refuses_the_next_until_one_expires() {
         max_mappings: 1,
         ..NatConfig::port_restricted_cone().with_lifetime(lifetime)
     });
-    let (now, remote) = (Instant::now(), at("198.51.100.1:1"));
+    let (now, remote) = (start(), at("198.51.100.1:1"));
     let other = at("10.0.0.3:6000");
     nat.outbound(now, inside(), remote).expect("mapped");
     assert_eq!(nat.outbound(now, other, remote), Err(NatDrop::TableFull));
@@ -146,10 +150,10 @@ fn limit_on_mappings_refuses_the_next_until_one_expires() {
 fn only_outbound_datagrams_keep_a_mapping_alive() {
     let lifetime = Duration::from_secs(30);
     let mut nat = nat(NatConfig::full_cone().with_lifetime(lifetime));
-    let (start, remote) = (Instant::now(), at("198.51.100.1:1"));
-    let external = nat.outbound(start, inside(), remote).expect("mapped");
+    let (begin, remote) = (start(), at("198.51.100.1:1"));
+    let external = nat.outbound(begin, inside(), remote).expect("mapped");
 
-    let refreshed = start + lifetime - Duration::from_secs(1);
+    let refreshed = begin + lifetime - Duration::from_secs(1);
     assert!(nat.inbound(refreshed, remote, external).is_ok());
     assert_eq!(nat.outbound(refreshed, inside(), remote), Ok(external));
 
@@ -163,9 +167,9 @@ fn only_outbound_datagrams_keep_a_mapping_alive() {
 fn filter_entry_expires_though_its_mapping_lives() {
     let lifetime = Duration::from_secs(30);
     let mut nat = nat(NatConfig::port_restricted_cone().with_lifetime(lifetime));
-    let (start, old, busy) = (Instant::now(), at("198.51.100.1:1"), at("198.51.100.2:1"));
-    let external = nat.outbound(start, inside(), old).expect("mapped");
-    let later = start + lifetime;
+    let (begin, old, busy) = (start(), at("198.51.100.1:1"), at("198.51.100.2:1"));
+    let external = nat.outbound(begin, inside(), old).expect("mapped");
+    let later = begin + lifetime;
     let before = later - Duration::from_secs(1);
     assert_eq!(nat.outbound(before, inside(), busy), Ok(external));
     assert_eq!(nat.inbound(later, old, external), Err(NatDrop::Filtered));
@@ -174,7 +178,7 @@ fn filter_entry_expires_though_its_mapping_lives() {
 
 #[test]
 fn hairpin_needs_to_be_on() {
-    let (now, remote) = (Instant::now(), at("198.51.100.1:1"));
+    let (now, remote) = (start(), at("198.51.100.1:1"));
     let (a, b) = (inside(), at("10.0.0.3:6000"));
     for on in [false, true] {
         let mut nat = nat(NatConfig {
@@ -198,14 +202,14 @@ fn hairpin_needs_to_be_on() {
 #[test]
 fn family_without_external_address_is_refused() {
     let mut nat = nat(NatConfig::full_cone());
-    let got = nat.outbound(Instant::now(), at("[fd00::2]:1"), at("[2001:db8::1]:1"));
+    let got = nat.outbound(start(), at("[fd00::2]:1"), at("[2001:db8::1]:1"));
     assert_eq!(got, Err(NatDrop::NoAddress));
 }
 
 #[test]
 fn reset_forgets_every_mapping() {
     let mut nat = nat(NatConfig::full_cone());
-    let (now, remote) = (Instant::now(), at("198.51.100.1:1"));
+    let (now, remote) = (start(), at("198.51.100.1:1"));
     let external = nat.outbound(now, inside(), remote).expect("mapped");
     nat.reset();
     assert_eq!(nat.mappings(now), 0);
@@ -256,7 +260,7 @@ proptest! {
     fn replies_reach_the_sender_and_nobody_else(config in any_config(), steps in any_steps()) {
         let limit = config.max_mappings;
         let mut nat = nat(config);
-        let mut now = Instant::now();
+        let mut now = start();
         for (pause, host, port, remote_host, remote_port) in steps {
             now += Duration::from_secs(pause);
             let src = SocketAddr::new([10, 0, 0, host].into(), port);
@@ -276,7 +280,7 @@ proptest! {
     fn strangers_stay_out(config in any_config(), steps in any_steps(), stranger in (1..5u8, 1..5u16)) {
         let (filtering, lifetime) = (config.filtering, config.lifetime);
         let mut nat = nat(config);
-        let mut now = Instant::now();
+        let mut now = start();
         let mut sent: Vec<(Instant, SocketAddr, SocketAddr)> = Vec::new();
         for (pause, host, port, remote_host, remote_port) in steps {
             now += Duration::from_secs(pause);

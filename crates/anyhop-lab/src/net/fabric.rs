@@ -146,13 +146,13 @@ impl Fabric {
         &mut self,
         segment: usize,
         name: &str,
-        external: Vec<IpAddr>,
+        external: &[IpAddr],
         config: NatConfig,
         link: Link,
     ) -> NatId {
         let id = NatId(self.nats.len());
         assert!(id.0 < MAX_PLACES, "NAT {name}: {MAX_PLACES} NATs exist");
-        self.join(segment, name, &external, Place::Nat(id));
+        self.join(segment, name, external, Place::Nat(id));
         let inside = self.segments.len();
         self.segments.push(Segment {
             router: Some(id),
@@ -160,7 +160,7 @@ impl Fabric {
         });
         self.nats.push(NatState {
             attachment: Attachment::new(segment, link),
-            machine: Nat::new(config, &external, self.rng.random()),
+            machine: Nat::new(config, external, self.rng.random()),
             inside,
         });
         id

@@ -151,7 +151,7 @@ impl VirtualNet {
     pub fn nat(&self, name: &str, ips: impl Into<Addresses>, config: NatConfig) -> NatId {
         let link = Link::with_latency(DEFAULT_LATENCY);
         self.lock()
-            .add_nat(INTERNET, name, ips.into().0, config, link)
+            .add_nat(INTERNET, name, &ips.into().0, config, link)
     }
 
     /// Adds a NAT behind another, on a link without latency.
@@ -167,7 +167,7 @@ impl VirtualNet {
     ) -> NatId {
         let mut fabric = self.lock();
         let segment = fabric.segment_behind(outer);
-        fabric.add_nat(segment, name, ips.into().0, config, Link::default())
+        fabric.add_nat(segment, name, &ips.into().0, config, Link::default())
     }
 
     /// Adds a host behind a NAT, on a link without latency. Hosts behind the same NAT
@@ -366,8 +366,7 @@ async fn run(shared: Weak<Shared>, wake: Arc<Notify>) {
                 return;
             };
             let now = Instant::now().into_std();
-            let turn = shared.lock().run_due(now);
-            turn
+            shared.lock().run_due(now)
         };
         for waker in turn.wakers {
             waker.wake();
