@@ -1,1 +1,25 @@
-//! Skeleton.
+//! Anyhop's protocol machines: decisions without sockets, clocks or tasks.
+//!
+//! Time and randomness are arguments; what to do comes out as values. The shell in
+//! the `anyhop` crate moves bytes and waits, and decides nothing.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`datagram`] | what a UDP payload is, from its first byte |
+//! | [`circuit`] | who may open a circuit here, which label a datagram swaps to |
+//! | [`path`] | which paths a session keeps, uses, probes and gives up |
+//! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
+//! | [`session`] | which of two simultaneous connections is the session |
+//! | [`message`] | message headers and replies |
+//! | [`control`] | the other small control frames: hello, lookup, punch, attach |
+
+pub mod circuit;
+pub mod control;
+pub mod datagram;
+mod frame;
+pub mod message;
+pub mod path;
+pub mod probe;
+pub mod session;
+
+pub use frame::{FrameError, take_frame};

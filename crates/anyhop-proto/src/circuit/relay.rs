@@ -1,0 +1,228 @@
+//! Who may have circuits forwarded here, and how many.
+
+use std::collections::BTreeMap;
+
+use anyhop_base::PeerId;
+
+use super::wire::{Open, RefusalReason};
+
+/// Limits on forwarding for others.
+#[derive(Debug, Clone, Copy)]
+pub struct RelayLimits {
+    /// Whether anything is forwarded.
+    pub enabled: bool,
+    /// Circuits at once.
+    pub max_circuits: usize,
+    /// Circuits at once asked for by one neighbour.
+    pub max_circuits_per_peer: usize,
+}
+
+/// Counts circuits and decides on new ones.
+///
+/// A mutation only happens in [`admit`](Self::admit) and [`release`](Self::release); a
+/// refused circuit leaves no trace.
+#[derive(Debug)]
+pub struct RelayBook {
+    me: PeerId,
+    limits: RelayLimits,
+    asked_by: BTreeMap<PeerId, usize>,
+    circuits: usize,
+}
+
+/// What to do with an [`Open`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// This node is the target: the circuit ends here.
+    Terminate,
+    /// Extend to `next` with this frame, its label to be filled in. The circuit is
+    /// counted for the asking neighbour until [`RelayBook::release`].
+    Extend {
+        /// The neighbour to extend to.
+        next: PeerId,
+        /// What to send it.
+        open: Open,
+    },
+}
+
+impl RelayBook {
+    /// An empty book of node `me`.
+    #[must_use]
+    pub fn new(me: PeerId, limits: RelayLimits) -> Self {
+        Self {
+            me,
+            limits,
+            asked_by: BTreeMap::new(),
+            circuits: 0,
+        }
+    }
+
+    /// Circuits forwarded now.
+    #[must_use]
+    pub fn circuits(&self) -> usize {
+        self.circuits
+    }
+
+    /// Decides on a circuit that neighbour `from` asks for.
+    ///
+    /// # Errors
+    /// The reason to refuse it with; nothing is counted then.
+    pub fn admit(&mut self, from: PeerId, open: &Open) -> Result<Admission, RefusalReason> {
+        if open.route.last() != Some(&from) || open.route.contains(&self.me) {
+            return Err(RefusalReason::Loop);
+        }
+        if open.target == self.me {
+            return Ok(Admission::Terminate);
+        }
+        if !self.limits.enabled {
+            return Err(RefusalReason::NotRelaying);
+        }
+        if open.hop_limit == 0 {
+            return Err(RefusalReason::HopLimit);
+        }
+        let (next, rest) = match open.next.split_first() {
+            Some((&next, rest)) => (next, rest.to_vec()),
+            None => (open.target, Vec::new()),
+        };
+        if next == self.me || open.route.contains(&next) {
+            return Err(RefusalReason::Loop);
+        }
+        if self.circuits >= self.limits.max_circuits {
+            return Err(RefusalReason::Full);
+        }
+        let count = self.asked_by.entry(from).or_default();
+        if *count >= self.limits.max_circuits_per_peer {
+            return Err(RefusalReason::PeerQuota);
+        }
+        *count += 1;
+        self.circuits += 1;
+        let mut route = open.route.clone();
+        route.push(self.me);
+        Ok(Admission::Extend {
+            next,
+            open: Open {
+                target: open.target,
+                next: rest,
+                route,
+                hop_limit: open.hop_limit - 1,
+                label: open.label,
+            },
+        })
+    }
+
+    /// Ends the count of a circuit that [`admit`](Self::admit) extended for `from`.
+    pub fn release(&mut self, from: PeerId) {
+        if let Some(count) = self.asked_by.get_mut(&from) {
+            *count -= 1;
+            self.circuits -= 1;
+            if *count == 0 {
+                self.asked_by.remove(&from);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhop_base::Keypair;
+
+    use super::*;
+    use crate::datagram::Label;
+
+    fn peer() -> PeerId {
+        Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    fn open(from: PeerId, target: PeerId, next: Vec<PeerId>) -> Open {
+        Open {
+            target,
+            next,
+            route: vec![from],
+            hop_limit: 4,
+            label: Label::from_bits(9),
+        }
+    }
+
+    fn book(me: PeerId) -> RelayBook {
+        RelayBook::new(
+            me,
+            RelayLimits {
+                enabled: true,
+                max_circuits: 3,
+                max_circuits_per_peer: 2,
+            },
+        )
+    }
+
+    #[test]
+    fn extends_along_the_given_route_then_to_the_target() {
+        let (me, a, d, b) = (peer(), peer(), peer(), peer());
+        let mut book = book(me);
+        let Ok(Admission::Extend { next, open: onward }) = book.admit(a, &open(a, b, vec![d]))
+        else {
+            panic!("refused");
+        };
+        assert_eq!((next, onward.next, onward.route), (d, vec![], vec![a, me]));
+        assert_eq!(onward.hop_limit, 3);
+        let Ok(Admission::Extend { next, .. }) = book.admit(a, &open(a, b, vec![])) else {
+            panic!("refused");
+        };
+        assert_eq!(next, b);
+    }
+
+    #[test]
+    fn full_relay_and_greedy_peer_are_told_apart_and_released() {
+        let (me, a, c, b) = (peer(), peer(), peer(), peer());
+        let mut book = book(me);
+        book.admit(a, &open(a, b, vec![])).unwrap();
+        book.admit(a, &open(a, b, vec![])).unwrap();
+        assert_eq!(
+            book.admit(a, &open(a, b, vec![])),
+            Err(RefusalReason::PeerQuota)
+        );
+        book.admit(c, &open(c, b, vec![])).unwrap();
+        assert_eq!(book.admit(c, &open(c, b, vec![])), Err(RefusalReason::Full));
+        book.release(a);
+        assert_eq!(book.circuits(), 2);
+        assert!(book.admit(c, &open(c, b, vec![])).is_ok());
+    }
+
+    #[test]
+    fn loops_hop_limit_and_forged_routes_are_refused() {
+        let (me, a, b) = (peer(), peer(), peer());
+        let mut book = book(me);
+        assert_eq!(
+            book.admit(a, &open(a, b, vec![a])),
+            Err(RefusalReason::Loop)
+        );
+        assert_eq!(
+            book.admit(a, &open(b, b, vec![])),
+            Err(RefusalReason::Loop),
+            "the route must end in the asking neighbour"
+        );
+        let mut spent = open(a, b, vec![]);
+        spent.hop_limit = 0;
+        assert_eq!(book.admit(a, &spent), Err(RefusalReason::HopLimit));
+        assert_eq!(book.circuits(), 0);
+    }
+
+    #[test]
+    fn a_node_that_does_not_relay_still_takes_circuits_to_itself() {
+        let (me, a) = (peer(), peer());
+        let mut book = RelayBook::new(
+            me,
+            RelayLimits {
+                enabled: false,
+                max_circuits: 0,
+                max_circuits_per_peer: 0,
+            },
+        );
+        assert_eq!(
+            book.admit(a, &open(a, me, vec![])),
+            Ok(Admission::Terminate)
+        );
+        assert_eq!(
+            book.admit(a, &open(a, peer(), vec![])),
+            Err(RefusalReason::NotRelaying)
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! The small control frames between neighbours and session peers, each the first and
+//! only frame in its direction on a stream of its own protocol.
+//!
+//! | protocol | opener sends | answer |
+//! |---|---|---|
+//! | `hello/1` (unidirectional) | [`Hello`] | none; the first stream of a dialled connection |
+//! | `record/1` (unidirectional) | [`Hello`] | none; the sender's record changed |
+//! | `lookup/1` | [`Query`] | [`Answer`] |
+//! | `attach/1` | nothing | [`Attached`]; the open stream is the attachment |
+//! | `punch/1` | [`Candidates`] | [`Candidates`] |
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anyhop_base::PeerId;
+
+use crate::frame::{FrameError, decode, encode_frame, peer_id};
+
+/// Largest control frame, bytes.
+pub const MAX_CONTROL_FRAME: usize = 8 * 1024;
+/// Candidate addresses taken from one frame; more are ignored.
+pub const MAX_CANDIDATES: usize = 16;
+
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Hello {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) record: Vec<u8>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Query {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) peer: Vec<u8>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Answer {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) record: Vec<u8>,
+        #[prost(bool, tag = "2")]
+        pub(super) linked: bool,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Attached {
+        #[prost(bool, tag = "1")]
+        pub(super) relays: bool,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Candidates {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) addresses: Vec<Address>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Address {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) ip: Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub(super) port: u32,
+    }
+}
+
+/// Tells who we are: our signed record, empty when it could not be made yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// An encoded `SignedRecord`.
+    pub record: Vec<u8>,
+}
+
+impl Hello {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Hello {
+            record: self.record.clone(),
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Hello { record } = decode(content)?;
+        Ok(Self { record })
+    }
+}
+
+/// Asks what the other side knows of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Whom.
+    pub peer: PeerId,
+}
+
+impl Query {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Query {
+            peer: self.peer.to_bytes(),
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Query { peer } = decode(content)?;
+        Ok(Self {
+            peer: peer_id(&peer)?,
+        })
+    }
+}
+
+/// What is known of the queried peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its encoded `SignedRecord`; empty when none is held.
+    pub record: Vec<u8>,
+    /// Whether the answering node has a link to the peer now and relays.
+    pub linked: bool,
+}
+
+impl Answer {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Answer {
+            record: self.record.clone(),
+            linked: self.linked,
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Answer { record, linked } = decode(content)?;
+        Ok(Self { record, linked })
+    }
+}
+
+/// The answer to an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// Whether the node forwards circuits.
+    pub relays: bool,
+}
+
+impl Attached {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Attached {
+            relays: self.relays,
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Attached { relays } = decode(content)?;
+        Ok(Self { relays })
+    }
+}
+
+/// Where the sender may be reached directly, best first. Sending it is the sender's
+/// consent to be probed there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidates {
+    /// At most [`MAX_CANDIDATES`], never port 0 nor the unspecified address.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Candidates {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let addresses = self.addresses.iter().take(MAX_CANDIDATES);
+        encode_frame(&wire::Candidates {
+            addresses: addresses.map(put_address).collect(),
+        })
+    }
+
+    /// Reads a frame's content; addresses nobody can be probed at are left out.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Candidates { addresses } = decode(content)?;
+        let addresses = addresses.iter().take(MAX_CANDIDATES);
+        Ok(Self {
+            addresses: addresses.filter_map(get_address).collect(),
+        })
+    }
+}
+
+fn put_address(addr: &SocketAddr) -> wire::Address {
+    let ip = match addr {
+        SocketAddr::V4(a) => a.ip().octets().to_vec(),
+        SocketAddr::V6(a) => a.ip().octets().to_vec(),
+    };
+    wire::Address {
+        ip,
+        port: u32::from(addr.port()),
+    }
+}
+
+fn get_address(addr: &wire::Address) -> Option<SocketAddr> {
+    let ip = match addr.ip.len() {
+        4 => <[u8; 4]>::try_from(&addr.ip[..]).ok()?.into(),
+        16 => Ipv6Addr::from(<[u8; 16]>::try_from(&addr.ip[..]).ok()?).to_canonical(),
+        _ => return None,
+    };
+    let port = u16::try_from(addr.port).ok()?;
+    (port != 0 && !ip.is_unspecified() && !ip.is_multicast()).then(|| SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::take_frame;
+
+    #[test]
+    fn candidates_have_these_bytes() {
+        let frame = Candidates {
+            addresses: vec!["192.0.2.1:4001".parse().unwrap()],
+        }
+        .encode();
+        assert_eq!(
+            frame,
+            [11, 0x0a, 9, 0x0a, 4, 192, 0, 2, 1, 0x10, 0xa1, 0x1f]
+        );
+    }
+
+    #[test]
+    fn candidates_nobody_can_be_probed_at_are_left_out() {
+        let frame = Candidates {
+            addresses: vec![
+                "0.0.0.0:1".parse().unwrap(),
+                "192.0.2.1:0".parse().unwrap(),
+                "[::ffff:192.0.2.9]:5".parse().unwrap(),
+                "224.0.0.251:5353".parse().unwrap(),
+            ],
+        }
+        .encode();
+        let content = take_frame(&mut &frame[..], MAX_CONTROL_FRAME).unwrap().unwrap();
+        assert_eq!(
+            Candidates::decode(content).unwrap().addresses,
+            ["192.0.2.9:5".parse().unwrap()]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_a_round_trip(record in proptest::collection::vec(any::<u8>(), 0..2000), linked: bool) {
+            let answer = Answer { record, linked };
+            let frame = answer.encode();
+            let mut input = &frame[..];
+            let content = take_frame(&mut input, MAX_CONTROL_FRAME).unwrap().unwrap();
+            prop_assert_eq!(Answer::decode(content).unwrap(), answer);
+            prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Hello::decode(&bytes);
+            let _ = Query::decode(&bytes);
+            let _ = Answer::decode(&bytes);
+            let _ = Candidates::decode(&bytes);
+            let _ = take_frame(&mut &bytes[..], 64);
+        }
+    }
+}

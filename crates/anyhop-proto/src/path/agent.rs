@@ -1,0 +1,468 @@
+//! The path agent of one connection.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, GIVE_UP, IDLE_TICK, PUNCH_RETRY,
+    PUNCH_RETRY_MAX, SUSPECT_AFTER,
+};
+use crate::circuit::CircuitId;
+
+/// Pings that must stay unanswered before a path is dead: a late timer alone kills none.
+const DEAD_PINGS: u32 = 2;
+/// A path must be this much cheaper than the selected one to replace it, in percent.
+const SWITCH_GAIN: u32 = 20;
+/// What a circuit's round trip is charged on top of 1.5 times its length, so that a
+/// direct path that is a little slower still relieves the relay.
+const CIRCUIT_SURCHARGE: Duration = Duration::from_millis(20);
+
+/// Stands for a round trip that no sample has told yet: worse than any real one.
+const UNMEASURED: Duration = Duration::from_secs(3600);
+
+/// The engine's number for a path of one connection.
+pub type PathKey = u32;
+
+/// Which end of the connection this is. Only the client can open paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Dialled.
+    Client,
+    /// Was dialled.
+    Server,
+}
+
+/// What a path runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Socket to socket.
+    Direct(SocketAddr),
+    /// Through relays.
+    Circuit(CircuitId),
+}
+
+/// Counters of one path, read from the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Which path.
+    pub key: PathKey,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Datagrams sent so far.
+    pub tx: u64,
+    /// Datagrams received so far.
+    pub rx: u64,
+}
+
+/// Why a path is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// It no longer answers.
+    Dead,
+    /// The circuit below it was torn down.
+    CircuitEnded,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dead => "it stopped answering",
+            Self::CircuitEnded => "its circuit was torn down",
+        })
+    }
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Send a ping on this path and report its pong.
+    Ping(PathKey),
+    /// Send new data on this path, keep the others as backups.
+    Select(PathKey),
+    /// Close this path.
+    Close(PathKey, CloseReason),
+    /// Run a punch, then report with [`PathAgent::handle_punch_done`].
+    Punch,
+    /// Open a circuit path, then report with [`PathAgent::handle_circuit_done`].
+    OpenCircuit,
+    /// End the session: nothing has lived for [`GIVE_UP`].
+    GiveUp,
+}
+
+#[derive(Debug)]
+struct PathState {
+    route: Route,
+    rtt: Duration,
+    min_rtt: Duration,
+    tx: u64,
+    rx: u64,
+    /// When traffic went out that nothing has answered since.
+    unanswered_since: Option<Instant>,
+    pings: u32,
+    dead: bool,
+    ended: bool,
+    closing: bool,
+}
+
+impl PathState {
+    fn dead_after(&self) -> Duration {
+        DEAD_AFTER.max(self.rtt * 4)
+    }
+
+    fn cost(&self) -> Duration {
+        match self.route {
+            Route::Direct(_) => self.min_rtt,
+            Route::Circuit(_) => self.min_rtt * 3 / 2 + CIRCUIT_SURCHARGE,
+        }
+    }
+
+    fn is_direct(&self) -> bool {
+        matches!(self.route, Route::Direct(_))
+    }
+
+    fn alive(&self) -> bool {
+        !self.dead && !self.ended
+    }
+
+    fn answered(&mut self) {
+        self.unanswered_since = None;
+        self.pings = 0;
+        self.dead = false;
+    }
+}
+
+/// When something that failed is tried again.
+#[derive(Debug)]
+struct Retry {
+    first: Duration,
+    max: Duration,
+    failures: u32,
+    next: Option<Instant>,
+    running: bool,
+}
+
+impl Retry {
+    fn new(first: Duration, max: Duration) -> Self {
+        Self {
+            first,
+            max,
+            failures: 0,
+            next: None,
+            running: false,
+        }
+    }
+
+    /// Whether to start now; the caller then starts it.
+    fn start(&mut self, now: Instant) -> bool {
+        let due = !self.running && self.next.is_none_or(|at| at <= now);
+        self.running |= due;
+        due
+    }
+
+    fn done(&mut self, now: Instant, success: bool) {
+        self.running = false;
+        if success {
+            self.failures = 0;
+            self.next = Some(now + self.first);
+        } else {
+            let wait = self.first * 2_u32.saturating_pow(self.failures.min(16));
+            self.failures += 1;
+            self.next = Some(now + wait.min(self.max));
+        }
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+        self.next = None;
+    }
+}
+
+/// Decides about the paths of one connection; see the [module](super).
+#[derive(Debug)]
+pub struct PathAgent {
+    role: Role,
+    direct_wanted: bool,
+    /// Whether the session ever needed a circuit, so that one is kept as standby.
+    standby_wanted: bool,
+    paths: BTreeMap<PathKey, PathState>,
+    selected: Option<PathKey>,
+    punch: Retry,
+    circuit: Retry,
+    all_dead_since: Option<Instant>,
+    busy: bool,
+    actions: VecDeque<Action>,
+}
+
+impl PathAgent {
+    /// The agent of a connection whose handshake ran over path `key`.
+    #[must_use]
+    pub fn new(role: Role, direct_wanted: bool, key: PathKey, route: Route) -> Self {
+        let mut agent = Self {
+            role,
+            direct_wanted,
+            standby_wanted: matches!(route, Route::Circuit(_)),
+            paths: BTreeMap::new(),
+            selected: Some(key),
+            punch: Retry::new(PUNCH_RETRY, PUNCH_RETRY_MAX),
+            circuit: Retry::new(CIRCUIT_RETRY, CIRCUIT_RETRY_MAX),
+            all_dead_since: None,
+            busy: true,
+            actions: VecDeque::new(),
+        };
+        agent.insert(key, route);
+        agent
+    }
+
+    /// The path that new data goes over.
+    #[must_use]
+    pub fn selected(&self) -> Option<PathKey> {
+        self.selected
+    }
+
+    /// Whether no path lives now.
+    #[must_use]
+    pub fn stalled(&self) -> bool {
+        self.all_dead_since.is_some()
+    }
+
+    /// The open paths and what they run over.
+    pub fn paths(&self) -> impl Iterator<Item = (PathKey, Route)> + '_ {
+        self.paths.iter().map(|(k, p)| (*k, p.route))
+    }
+
+    /// The route of an open path.
+    #[must_use]
+    pub fn route(&self, key: PathKey) -> Option<Route> {
+        self.paths.get(&key).map(|p| p.route)
+    }
+
+    /// A path is open and validated.
+    pub fn handle_opened(&mut self, now: Instant, key: PathKey, route: Route) {
+        if self.paths.contains_key(&key) {
+            return;
+        }
+        self.standby_wanted |= matches!(route, Route::Circuit(_));
+        self.busy = true;
+        self.insert(key, route);
+        self.decide(now);
+    }
+
+    /// A path is gone, whoever closed it.
+    pub fn handle_closed(&mut self, now: Instant, key: PathKey) {
+        let Some(path) = self.paths.remove(&key) else {
+            return;
+        };
+        self.lost(now, &path);
+        if self.selected == Some(key) {
+            self.selected = None;
+        }
+        self.decide(now);
+    }
+
+    /// The engine refused to close a path; it is asked again while the path is dead.
+    pub fn handle_close_refused(&mut self, key: PathKey) {
+        if let Some(path) = self.paths.get_mut(&key) {
+            path.closing = false;
+        }
+    }
+
+    /// The engine's counters, one sample for each open path.
+    pub fn handle_samples(&mut self, now: Instant, samples: &[Sample]) {
+        self.busy = false;
+        for sample in samples {
+            let Some(path) = self.paths.get_mut(&sample.key) else {
+                continue;
+            };
+            if sample.rx > path.rx {
+                path.answered();
+                self.busy = true;
+            } else if sample.tx > path.tx {
+                path.unanswered_since.get_or_insert(now);
+            }
+            self.busy |= sample.tx > path.tx || path.unanswered_since.is_some();
+            path.tx = sample.tx;
+            path.rx = sample.rx;
+            path.rtt = sample.rtt;
+            path.min_rtt = path.min_rtt.min(sample.rtt);
+        }
+        self.check_liveness(now);
+        self.decide(now);
+    }
+
+    /// A ping on this path was answered.
+    pub fn handle_pong(&mut self, now: Instant, key: PathKey) {
+        if let Some(path) = self.paths.get_mut(&key) {
+            path.answered();
+            self.decide(now);
+        }
+    }
+
+    /// The circuit below a path was torn down.
+    pub fn handle_circuit_ended(&mut self, now: Instant, circuit: CircuitId) {
+        for path in self.paths.values_mut() {
+            path.ended |= path.route == Route::Circuit(circuit);
+        }
+        self.decide(now);
+    }
+
+    /// The punch asked for has ended; its path, if any, was reported before.
+    pub fn handle_punch_done(&mut self, now: Instant, success: bool) {
+        self.punch.done(now, success);
+        self.decide(now);
+    }
+
+    /// The circuit asked for has been opened and reported as a path, or failed.
+    pub fn handle_circuit_done(&mut self, now: Instant, success: bool) {
+        self.circuit.done(now, success);
+        self.decide(now);
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// How long until counters are to be read again.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        if self.busy || self.stalled() {
+            ACTIVE_TICK
+        } else {
+            IDLE_TICK
+        }
+    }
+
+    fn insert(&mut self, key: PathKey, route: Route) {
+        self.paths.insert(
+            key,
+            PathState {
+                route,
+                rtt: Duration::from_millis(100),
+                min_rtt: UNMEASURED,
+                tx: 0,
+                rx: 0,
+                unanswered_since: None,
+                pings: 0,
+                dead: false,
+                ended: false,
+                closing: false,
+            },
+        );
+    }
+
+    fn lost(&mut self, now: Instant, path: &PathState) {
+        if path.is_direct() {
+            self.punch.reset();
+            self.punch.next = Some(now + PUNCH_RETRY);
+            // A direct session that lost its path needs what it never had.
+            self.standby_wanted = true;
+        } else {
+            self.circuit.reset();
+        }
+    }
+
+    fn check_liveness(&mut self, now: Instant) {
+        for (key, path) in &mut self.paths {
+            let Some(since) = path.unanswered_since else {
+                continue;
+            };
+            let silent = now.saturating_duration_since(since);
+            if silent >= path.dead_after() && path.pings >= DEAD_PINGS {
+                path.dead = true;
+            }
+            if silent >= SUSPECT_AFTER.max(path.rtt * 2).min(DEAD_AFTER) {
+                path.pings += 1;
+                self.actions.push_back(Action::Ping(*key));
+            }
+        }
+    }
+
+    fn decide(&mut self, now: Instant) {
+        self.select();
+        self.close_dead();
+        self.track_stall(now);
+        if self.role == Role::Client {
+            self.look_for_paths(now);
+        }
+    }
+
+    fn select(&mut self) {
+        let best = self
+            .paths
+            .iter()
+            .filter(|(_, p)| p.alive())
+            .min_by_key(|(_, p)| p.cost());
+        let Some((&best, candidate)) = best else {
+            return;
+        };
+        let current = self.selected.and_then(|key| self.paths.get(&key));
+        let better = current.is_none_or(|current| {
+            !current.alive() || candidate.cost() < current.cost() * (100 - SWITCH_GAIN) / 100
+        });
+        if better && self.selected != Some(best) {
+            self.selected = Some(best);
+            self.actions.push_back(Action::Select(best));
+        }
+    }
+
+    /// Closes what is dead, as long as something lives.
+    fn close_dead(&mut self) {
+        if !self.paths.values().any(PathState::alive) {
+            return;
+        }
+        for (key, path) in &mut self.paths {
+            if path.alive() || path.closing {
+                continue;
+            }
+            path.closing = true;
+            let reason = if path.ended {
+                CloseReason::CircuitEnded
+            } else {
+                CloseReason::Dead
+            };
+            self.actions.push_back(Action::Close(*key, reason));
+        }
+    }
+
+    fn track_stall(&mut self, now: Instant) {
+        if self.paths.values().any(PathState::alive) {
+            self.all_dead_since = None;
+            return;
+        }
+        let since = match self.all_dead_since {
+            Some(since) => since,
+            None => {
+                self.circuit.reset();
+                *self.all_dead_since.insert(now)
+            }
+        };
+        if now.saturating_duration_since(since) >= GIVE_UP {
+            self.actions.push_back(Action::GiveUp);
+        }
+    }
+
+    fn look_for_paths(&mut self, now: Instant) {
+        let live = |direct: bool| {
+            self.paths
+                .values()
+                .any(|p| p.alive() && p.is_direct() == direct)
+        };
+        let (has_direct, has_circuit) = (live(true), live(false));
+        let needs_circuit = !has_circuit && (self.standby_wanted || !has_direct);
+        // A punch needs a live path to agree on it.
+        if self.direct_wanted && !has_direct && has_circuit && self.punch.start(now) {
+            self.actions.push_back(Action::Punch);
+        }
+        if needs_circuit && self.circuit.start(now) {
+            self.actions.push_back(Action::OpenCircuit);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -1,0 +1,249 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const DIRECT: Route = Route::Direct(SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
+    4001,
+));
+const CIRCUIT: Route = Route::Circuit(CircuitId(1));
+
+/// An agent with a clock and counters that the test advances.
+struct World {
+    agent: PathAgent,
+    now: Instant,
+    counters: BTreeMap<PathKey, (u64, u64)>,
+}
+
+impl World {
+    fn new(role: Role, route: Route) -> Self {
+        Self {
+            agent: PathAgent::new(role, true, 0, route),
+            now: Instant::now(),
+            counters: BTreeMap::from([(0, (0, 0))]),
+        }
+    }
+
+    fn open(&mut self, key: PathKey, route: Route) {
+        self.counters.insert(key, (0, 0));
+        self.agent.handle_opened(self.now, key, route);
+    }
+
+    /// One tick in which `sends` send and `answers` receive.
+    fn tick(&mut self, sends: &[PathKey], answers: &[PathKey]) -> Vec<Action> {
+        self.now += ACTIVE_TICK;
+        for key in sends {
+            self.counters.entry(*key).or_default().0 += 5;
+        }
+        for key in answers {
+            self.counters.entry(*key).or_default().1 += 5;
+        }
+        let samples: Vec<_> = self
+            .counters
+            .iter()
+            .map(|(&key, &(tx, rx))| Sample {
+                key,
+                rtt: Duration::from_millis(10),
+                tx,
+                rx,
+            })
+            .collect();
+        self.agent.handle_samples(self.now, &samples);
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.agent.poll_action()).collect()
+    }
+}
+
+#[test]
+fn a_client_on_a_circuit_punches_at_once_and_then_prefers_the_direct_path() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    assert!(w.tick(&[0], &[0]).contains(&Action::Punch));
+    w.open(1, DIRECT);
+    w.agent.handle_punch_done(w.now, true);
+    assert!(w.tick(&[0, 1], &[0, 1]).contains(&Action::Select(1)));
+    assert_eq!(w.agent.selected(), Some(1));
+}
+
+#[test]
+fn a_server_never_opens_anything() {
+    let mut w = World::new(Role::Server, CIRCUIT);
+    for _ in 0..100 {
+        for action in w.tick(&[0], &[]) {
+            assert!(
+                matches!(action, Action::Ping(_) | Action::GiveUp),
+                "{action:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_silent_direct_path_is_closed_within_a_second_and_the_circuit_selected() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    w.tick(&[0, 1], &[0, 1]);
+    let start = w.now;
+    loop {
+        let actions = w.tick(&[1], &[]);
+        if actions.contains(&Action::Close(1, CloseReason::Dead)) {
+            assert!(actions.contains(&Action::Select(0)));
+            break;
+        }
+        assert!(
+            w.now - start < Duration::from_millis(1300),
+            "not closed after {:?}",
+            w.now - start
+        );
+    }
+}
+
+#[test]
+fn answered_pings_keep_a_path_whose_acknowledgements_take_another() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    for _ in 0..50 {
+        for action in w.tick(&[1], &[0]) {
+            match action {
+                Action::Ping(key) => w.agent.handle_pong(w.now, key),
+                Action::Close(..) => panic!("closed a path that answers"),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_late_timer_alone_kills_no_path() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    w.tick(&[1], &[1]);
+    w.tick(&[1], &[]);
+    w.now += Duration::from_secs(5);
+    let actions = w.tick(&[1], &[]);
+    assert!(actions.contains(&Action::Ping(1)));
+    assert!(!actions.contains(&Action::Close(1, CloseReason::Dead)));
+}
+
+#[test]
+fn the_last_path_is_never_closed_a_circuit_is_sought_and_the_end_comes() {
+    let mut w = World::new(Role::Client, DIRECT);
+    w.tick(&[0], &[0]);
+    let start = w.now;
+    let mut sought = 0;
+    loop {
+        let actions = w.tick(&[0], &[]);
+        for action in actions {
+            match action {
+                Action::Close(..) => panic!("closed the last path"),
+                Action::OpenCircuit => {
+                    sought += 1;
+                    w.agent.handle_circuit_done(w.now, false);
+                }
+                Action::GiveUp => {
+                    assert!(sought >= 4, "only {sought} attempts");
+                    assert!(w.now - start >= GIVE_UP);
+                    return;
+                }
+                _ => {}
+            }
+        }
+        assert!(w.now - start < GIVE_UP + Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn a_direct_path_much_slower_than_the_circuit_is_not_selected() {
+    let mut agent = PathAgent::new(Role::Client, true, 0, CIRCUIT);
+    let now = Instant::now();
+    let sample = |key, ms| Sample {
+        key,
+        rtt: Duration::from_millis(ms),
+        tx: 1,
+        rx: 1,
+    };
+    agent.handle_opened(now, 1, DIRECT);
+    agent.handle_samples(now, &[sample(0, 20), sample(1, 90)]);
+    assert_eq!(agent.selected(), Some(0));
+    agent.handle_samples(now, &[sample(0, 20), sample(1, 25)]);
+    assert_eq!(agent.selected(), Some(1));
+}
+
+#[test]
+fn load_on_the_selected_path_does_not_make_it_flap() {
+    let mut agent = PathAgent::new(Role::Client, true, 0, CIRCUIT);
+    let now = Instant::now();
+    agent.handle_opened(now, 1, DIRECT);
+    for n in 0..50 {
+        let sample = |key, ms| Sample {
+            key,
+            rtt: Duration::from_millis(ms),
+            tx: n,
+            rx: n,
+        };
+        agent.handle_samples(now, &[sample(0, 4), sample(1, 2 + n * 4)]);
+        assert_eq!(agent.selected(), Some(1), "after {n} samples");
+    }
+}
+
+#[test]
+fn failed_punches_back_off_and_a_lost_direct_path_resets_that() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    let mut starts = Vec::new();
+    for _ in 0..400 {
+        if w.tick(&[0], &[0]).contains(&Action::Punch) {
+            starts.push(w.now);
+            w.agent.handle_punch_done(w.now, false);
+        }
+    }
+    let gaps: Vec<_> = starts.windows(2).map(|p| (p[1] - p[0]).as_secs()).collect();
+    assert_eq!(gaps[..4], [1, 2, 4, 8]);
+    w.open(1, DIRECT);
+    w.agent.handle_closed(w.now, 1);
+    let lost = w.now;
+    while !w.tick(&[0], &[0]).contains(&Action::Punch) {}
+    assert!(w.now - lost <= Duration::from_millis(1400));
+}
+
+#[test]
+fn a_torn_down_circuit_is_replaced_at_once() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    w.tick(&[1], &[1]);
+    w.agent.handle_circuit_ended(w.now, CircuitId(1));
+    let actions = w.drain();
+    assert!(actions.contains(&Action::Close(0, CloseReason::CircuitEnded)));
+    assert!(actions.contains(&Action::OpenCircuit));
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_selected_path_is_open_and_actions_name_open_paths(
+        steps in proptest::collection::vec((0..6_u8, 0..4_u32), 1..200)
+    ) {
+        let mut w = World::new(Role::Client, CIRCUIT);
+        for (step, key) in steps {
+            match step {
+                0 => w.open(key, DIRECT),
+                1 => w.open(key, Route::Circuit(CircuitId(u64::from(key)))),
+                2 if w.agent.paths().count() > 1 => {
+                    w.counters.remove(&key);
+                    w.agent.handle_closed(w.now, key);
+                }
+                3 => { w.tick(&[key], &[]); }
+                4 => w.agent.handle_pong(w.now, key),
+                _ => { w.tick(&[key], &[key]); }
+            }
+            for action in w.drain() {
+                if let Action::Ping(k) | Action::Select(k) | Action::Close(k, _) = action {
+                    prop_assert!(w.agent.route(k).is_some(), "{:?} on an unknown path", action);
+                }
+            }
+            if let Some(selected) = w.agent.selected() {
+                prop_assert!(w.agent.route(selected).is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Which paths a session keeps, uses, probes and gives up.
+//!
+//! One [`PathAgent`] serves one connection. It is told what the engine sees (paths
+//! opened and closed, traffic counters, round trips) and what probes found, and it
+//! answers with [`Action`]s. The engine moves the data; the agent never sees it.
+//!
+//! **Bootstrap**: the first path is whatever the handshake ran over. On a circuit, the
+//! client side asks for a punch at once.
+//!
+//! **Steady state**: the cheapest live path is selected, a circuit stays open below a
+//! direct path as standby. Traffic that goes out and brings nothing back makes a path
+//! suspect; suspect paths are pinged, since QUIC acknowledgements may come back over
+//! another path and prove nothing.
+//!
+//! **Failure**: a path whose pings stay unanswered is closed, and the engine resends its
+//! data on the others (noq does not fail over by itself). The last path is never closed:
+//! the client looks for a circuit, and when nothing lives for [`GIVE_UP`] the session
+//! ends with that reason.
+
+mod agent;
+mod punch;
+
+pub use agent::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample};
+pub use punch::{PUNCH_BUDGET, PunchAction, Puncher};
+
+use std::time::Duration;
+
+/// A path with unanswered traffic is pinged after this long, or two round trips.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(250);
+/// A path with unanswered pings is dead after this long, or four round trips.
+pub const DEAD_AFTER: Duration = Duration::from_millis(700);
+/// A session without any live path ends after this long.
+pub const GIVE_UP: Duration = Duration::from_secs(15);
+/// How often counters are read while there is traffic.
+pub const ACTIVE_TICK: Duration = Duration::from_millis(200);
+/// How often counters are read on a silent session: the delay before the death of an
+/// idle path can be noticed.
+pub const IDLE_TICK: Duration = Duration::from_secs(1);
+/// First wait before a failed punch is tried again; doubles up to [`PUNCH_RETRY_MAX`].
+pub const PUNCH_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait between punches.
+pub const PUNCH_RETRY_MAX: Duration = Duration::from_secs(60);
+/// First wait before a failed circuit is tried again; doubles up to [`CIRCUIT_RETRY_MAX`].
+pub const CIRCUIT_RETRY: Duration = Duration::from_millis(500);
+/// Longest wait between attempts to open a circuit.
+pub const CIRCUIT_RETRY_MAX: Duration = Duration::from_secs(30);
