@@ -1,9 +1,5 @@
-//! Unsigned varints and length-delimited frames, as in the multiformats
-//! `unsigned-varint` specification: little-endian base 128, at most nine bytes, in the
-//! shortest form only.
-//!
-//! The `take_*` functions work on a slice that they shorten; on [`Ok(None)`](None), when
-//! more bytes are needed, and on an error they leave it as it was.
+//! Unsigned varints, as in the multiformats `unsigned-varint` specification:
+//! little-endian base 128, at most nine bytes, in the shortest form only.
 
 use thiserror::Error;
 
@@ -13,7 +9,7 @@ pub const MAX_VARINT_LEN: usize = 9;
 /// Largest value a varint carries: 63 bits.
 pub const MAX_VARINT: u64 = u64::MAX >> 1;
 
-/// Why bytes are no varint or frame. Always the sender's fault.
+/// Why bytes are no varint. Always the sender's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CodecError {
@@ -23,14 +19,6 @@ pub enum CodecError {
     /// The varint ends in a zero byte it does not need.
     #[error("varint is not in its shortest form")]
     VarintNotMinimal,
-    /// The frame announces more bytes than the reader takes.
-    #[error("frame of {len} bytes is larger than the limit of {limit} bytes")]
-    FrameTooLarge {
-        /// What it announces.
-        len: u64,
-        /// What the reader takes.
-        limit: usize,
-    },
 }
 
 /// Appends `value`, which is at most [`MAX_VARINT`]; a larger one is a bug of the caller,
@@ -44,7 +32,8 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Takes a varint from the front of `input`, or [`None`] when it is not complete yet.
+/// Takes a varint from the front of `input`, which it shortens; [`None`] when more bytes
+/// are needed. Then, and on an error, `input` is left as it was.
 ///
 /// # Errors
 /// When no further bytes can make it a valid varint.
@@ -64,33 +53,6 @@ pub fn take_varint(input: &mut &[u8]) -> Result<Option<u64>, CodecError> {
         return Err(CodecError::VarintTooLong);
     }
     Ok(None)
-}
-
-/// Appends `body` with its length before it.
-pub fn put_frame(out: &mut Vec<u8>, body: &[u8]) {
-    put_varint(out, body.len() as u64);
-    out.extend_from_slice(body);
-}
-
-/// Takes a frame's body from the front of `input`, or [`None`] when it is not complete
-/// yet. The limit is checked as soon as the length is there, before any of the body.
-///
-/// # Errors
-/// When the length is no varint or over `limit`.
-pub fn take_frame<'a>(input: &mut &'a [u8], limit: usize) -> Result<Option<&'a [u8]>, CodecError> {
-    let mut rest = *input;
-    let Some(len) = take_varint(&mut rest)? else {
-        return Ok(None);
-    };
-    let len = match usize::try_from(len) {
-        Ok(len) if len <= limit => len,
-        _ => return Err(CodecError::FrameTooLarge { len, limit }),
-    };
-    let Some((body, rest)) = rest.split_at_checked(len) else {
-        return Ok(None);
-    };
-    *input = rest;
-    Ok(Some(body))
 }
 
 #[cfg(test)]
@@ -145,20 +107,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_frame_over_the_limit_is_refused_before_its_body_arrives() {
-        let mut out = Vec::new();
-        put_varint(&mut out, 5);
-        let limit = 4;
-        assert_eq!(
-            take_frame(&mut out.as_slice(), limit),
-            Err(CodecError::FrameTooLarge { len: 5, limit })
-        );
-        put_varint(&mut out, MAX_VARINT);
-        let mut huge = &out[1..];
-        assert!(take_frame(&mut huge, usize::MAX / 4).is_err());
-    }
-
     proptest! {
         #[test]
         fn varints_round_trip_and_leave_the_rest(
@@ -184,30 +132,6 @@ mod tests {
             } else {
                 prop_assert_eq!(input.len(), bytes.len());
             }
-        }
-
-        #[test]
-        fn frames_round_trip_however_they_are_cut(
-            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..5),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let mut bytes = Vec::new();
-            for body in &bodies {
-                put_frame(&mut bytes, body);
-            }
-            let cut = cut.index(bytes.len() + 1);
-            let mut taken: Vec<Vec<u8>> = Vec::new();
-            let mut first = &bytes[..cut];
-            while let Some(body) = take_frame(&mut first, 300).unwrap() {
-                taken.push(body.to_vec());
-            }
-            let left = [first, &bytes[cut..]].concat();
-            let mut second = left.as_slice();
-            while let Some(body) = take_frame(&mut second, 300).unwrap() {
-                taken.push(body.to_vec());
-            }
-            prop_assert!(second.is_empty());
-            prop_assert_eq!(taken, bodies);
         }
     }
 }

@@ -10,7 +10,7 @@
 //! addr       /ip4/../udp/../quic-v1/p2p/..  <->  PeerAddr
 //! network    a network's name, its id, its protocol names
 //! record     what a node says about itself, signed
-//! codec      varints and length-delimited frames
+//! codec      varints
 //! fs         atomic file writes
 //! ```
 

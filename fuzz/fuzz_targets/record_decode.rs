@@ -1,0 +1,11 @@
+//! `cargo +nightly fuzz run record_decode`; the work is in the library.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(
+    init: anyhop_fuzz::write_corpus("record_decode"),
+    |data: &[u8]| { anyhop_fuzz::targets::record_decode(data); }
+);
+
+#[cfg(not(fuzzing))]
+fn main() {}

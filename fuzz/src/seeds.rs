@@ -1,0 +1,154 @@
+//! Valid inputs for the targets to start from.
+
+use anyhop_base::{
+    Attachment, Keypair, Multiaddr, PeerAddr, PeerId, Reachability, Record, quic_multiaddr,
+};
+use anyhop_proto::{
+    circuit::{Answer as CircuitAnswer, Open, Refusal, RefusalReason},
+    control::{Answer, Attached, Candidates, Hello, Query},
+    datagram::Label,
+    message::Header,
+    probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
+    take_frame,
+};
+
+use crate::targets::{NOW_UNIX_S, network, signer};
+
+const V4: &str = "192.0.2.1:4001";
+const V6: &str = "[2001:db8::1]:4001";
+
+fn peer(seed: u8) -> PeerId {
+    let key = Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key");
+    key.public().to_peer_id()
+}
+
+fn address(text: &str) -> Multiaddr {
+    let addr = text.parse().expect("an address is written out here");
+    quic_multiaddr(addr).expect("and can be dialled")
+}
+
+fn peer_addr(text: &str) -> PeerAddr {
+    let addr = text.parse().expect("an address is written out here");
+    PeerAddr::new(peer(2), addr).expect("and can be dialled")
+}
+
+/// The content of one of our own frames.
+fn content(frame: &[u8]) -> Vec<u8> {
+    let content = take_frame(&mut &frame[..], usize::MAX);
+    let content = content.expect("a frame of our own is well-formed");
+    content.expect("and complete").to_vec()
+}
+
+pub(crate) fn signed_records() -> Vec<Vec<u8>> {
+    let empty = Record {
+        peer: signer().public().to_peer_id(),
+        seq: 1,
+        expires_unix_s: NOW_UNIX_S + 60,
+        addresses: Vec::new(),
+        attachments: Vec::new(),
+        reachability: Reachability::Unknown,
+        relays_for_others: false,
+    };
+    let full = Record {
+        seq: u64::MAX,
+        expires_unix_s: NOW_UNIX_S + 3600,
+        addresses: vec![address(V4), address(V6)],
+        attachments: vec![Attachment {
+            relay: peer(2),
+            addresses: vec![address(V6), address(V4)],
+        }],
+        reachability: Reachability::BehindNat,
+        relays_for_others: true,
+        ..empty.clone()
+    };
+    let sign = |record: Record| {
+        let signed = record.sign(&signer(), network());
+        signed.expect("the record is well-formed").encode()
+    };
+    vec![sign(empty), sign(full)]
+}
+
+/// The payloads of [`signed_records`]: field 1, so tag and length before them.
+pub(crate) fn record_payloads() -> Vec<Vec<u8>> {
+    let records = signed_records().into_iter();
+    let payload = |record: Vec<u8>| content(&record[1..]);
+    records.map(payload).collect()
+}
+
+pub(crate) fn address_texts() -> Vec<Vec<u8>> {
+    let text = |addr| peer_addr(addr).to_string().into_bytes();
+    vec![text(V4), text(V6)]
+}
+
+pub(crate) fn binary_addresses() -> Vec<Vec<u8>> {
+    let with_peer = |addr| peer_addr(addr).to_multiaddr().to_vec();
+    vec![with_peer(V4), with_peer(V6), address(V4).to_vec()]
+}
+
+pub(crate) fn varints() -> Vec<Vec<u8>> {
+    let longest = [[0xff; 8].as_slice(), &[0x7f]].concat();
+    vec![vec![0], vec![0xac, 0x02, 0x7f], longest]
+}
+
+pub(crate) fn control_contents() -> Vec<Vec<u8>> {
+    let record = signed_records().remove(1);
+    let candidates = Candidates {
+        addresses: vec![peer_addr(V4).addr, peer_addr(V6).addr],
+    };
+    let frames = [
+        Query { peer: peer(3) }.encode(),
+        Attached { relays: true }.encode(),
+        candidates.encode(),
+        Answer {
+            record: record.clone(),
+            linked: true,
+        }
+        .encode(),
+        Hello { record }.encode(),
+    ];
+    frames.iter().map(|frame| content(frame)).collect()
+}
+
+pub(crate) fn circuit_contents() -> Vec<Vec<u8>> {
+    let open = Open {
+        target: peer(3),
+        next: vec![peer(4), peer(5)],
+        route: vec![peer(6)],
+        hop_limit: 4,
+        label: Label::from_bits(0x1234_5678),
+    };
+    let refused = CircuitAnswer::Refused(Refusal {
+        by: peer(4),
+        reason: RefusalReason::Full,
+    });
+    let opened = CircuitAnswer::Opened(Label::from_bits(u64::MAX));
+    let frames = [open.encode(), refused.encode(), opened.encode()];
+    frames.iter().map(|frame| content(frame)).collect()
+}
+
+pub(crate) fn message_headers() -> Vec<Vec<u8>> {
+    let header = Header {
+        kind: "text".to_owned(),
+        encoding: 1,
+        len: 1 << 20,
+        wants_reply: true,
+    };
+    vec![content(&header.encode())]
+}
+
+pub(crate) fn udp_payloads() -> Vec<Vec<u8>> {
+    let peer_keys = ProbeKeys::new(&[7; PROBE_SECRET_LEN], false);
+    let ping = peer_keys.seal(Probe::Ping { nonce: 1 });
+    let pong = peer_keys.seal(Probe::Pong {
+        nonce: 2,
+        observed: peer_addr(V6).addr,
+    });
+    let mut circuit = Label::from_bits(9).header().to_vec();
+    circuit.extend_from_slice(b"datagram");
+    vec![
+        ping.to_vec(),
+        pong.to_vec(),
+        circuit,
+        vec![0xc0, 0, 0, 0, 1],
+    ]
+}

@@ -1,0 +1,183 @@
+//! The targets: each takes any bytes, says whether they were valid, and panics only when
+//! a property breaks.
+
+use anyhop_base::{
+    Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, SignedRecord,
+    codec::{MAX_VARINT_LEN, put_varint, take_varint},
+    parse_quic_multiaddr, quic_multiaddr,
+    record::{MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, MAX_RECORD_LEN},
+};
+use anyhop_proto::{
+    FrameError,
+    circuit::{Answer as CircuitAnswer, Open},
+    control::{Answer, Attached, Candidates, Hello, MAX_CANDIDATES, MAX_CONTROL_FRAME, Query},
+    datagram::{Kind, Label, classify},
+    message::Header,
+    probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
+    take_frame,
+};
+
+/// The time at which records are read.
+pub const NOW_UNIX_S: u64 = 1_800_000_000;
+
+/// The network in which records are read.
+#[must_use]
+pub fn network() -> NetworkId {
+    NetworkName::default().id()
+}
+
+/// The key that signs [`record_payload`]'s inputs.
+///
+/// # Panics
+/// Never: any 32 bytes are an Ed25519 key.
+#[must_use]
+pub fn signer() -> Keypair {
+    Keypair::ed25519_from_bytes([1; 32]).expect("32 bytes are a key")
+}
+
+/// A signed record as it arrives.
+pub fn record_decode(data: &[u8]) -> bool {
+    let Ok(signed) = SignedRecord::decode(data, network(), NOW_UNIX_S) else {
+        return false;
+    };
+    let record = signed.record();
+    assert!(data.len() <= MAX_RECORD_LEN);
+    assert!(record.expires_unix_s > NOW_UNIX_S);
+    assert!(record.addresses.len() <= MAX_RECORD_ADDRESSES);
+    assert!(record.attachments.len() <= MAX_ATTACHMENTS);
+    let attached = record.attachments.iter().flat_map(|a| &a.addresses);
+    for address in record.addresses.iter().chain(attached) {
+        let (_, peer) = parse_quic_multiaddr(address).expect("only usable addresses are kept");
+        assert_eq!(peer, None);
+    }
+    let again = SignedRecord::decode(&signed.encode(), network(), NOW_UNIX_S);
+    assert_eq!(
+        again.expect("what was believed once is believed again"),
+        signed
+    );
+    true
+}
+
+/// A record's payload with a good signature, to get behind the check of it.
+///
+/// # Panics
+/// As [`record_decode`].
+pub fn record_payload(data: &[u8]) -> bool {
+    let signed_bytes = [b"anyhop-record/1", &network().as_bytes()[..], data].concat();
+    let signature = signer()
+        .sign(&signed_bytes)
+        .expect("Ed25519 signs anything");
+    let mut envelope = Vec::with_capacity(data.len() + signature.len() + 8);
+    for (tag, field) in [(0x0a, data), (0x12, &signature)] {
+        envelope.push(tag);
+        put_varint(&mut envelope, field.len() as u64);
+        envelope.extend_from_slice(field);
+    }
+    record_decode(&envelope)
+}
+
+/// The text of a peer's address.
+pub fn peer_addr_text(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let Ok(addr) = text.parse::<PeerAddr>() else {
+        return false;
+    };
+    assert_eq!(Ok(addr), addr.to_string().parse(), "{text}");
+    assert_ne!(addr.addr.port(), 0);
+    true
+}
+
+/// A multiaddr in binary.
+pub fn multiaddr_binary(data: &[u8]) -> bool {
+    let Ok(multiaddr) = Multiaddr::try_from(data.to_vec()) else {
+        return false;
+    };
+    let Ok((addr, peer)) = parse_quic_multiaddr(&multiaddr) else {
+        return false;
+    };
+    let plain = quic_multiaddr(addr).expect("what was parsed can be dialled");
+    let again = match peer {
+        Some(peer) => PeerAddr { peer, addr }.to_multiaddr(),
+        None => plain,
+    };
+    assert_eq!(parse_quic_multiaddr(&again), Ok((addr, peer)));
+    true
+}
+
+/// Varints, one after the other.
+pub fn varint(data: &[u8]) -> bool {
+    let mut rest = data;
+    while let before = rest
+        && let Ok(Some(value)) = take_varint(&mut rest)
+    {
+        let mut again = Vec::new();
+        put_varint(&mut again, value);
+        assert!(again.len() <= MAX_VARINT_LEN);
+        assert_eq!(again, before[..before.len() - rest.len()]);
+    }
+    rest.len() < data.len()
+}
+
+/// The content of the frames between neighbours. What is read survives another trip.
+pub fn control_frames(data: &[u8]) -> bool {
+    let candidates = Candidates::decode(data);
+    if let Ok(Candidates { addresses }) = &candidates {
+        assert!(addresses.len() <= MAX_CANDIDATES);
+        assert!(addresses.iter().all(|a| a.port() != 0));
+    }
+    // Each is tried, whether or not another kind has fitted already.
+    round_trip(Hello::decode(data), Hello::encode, Hello::decode)
+        | round_trip(Query::decode(data), Query::encode, Query::decode)
+        | round_trip(Answer::decode(data), Answer::encode, Answer::decode)
+        | round_trip(Attached::decode(data), Attached::encode, Attached::decode)
+        | round_trip(candidates, Candidates::encode, Candidates::decode)
+}
+
+/// The content of a circuit stream's frames.
+pub fn circuit_frames(data: &[u8]) -> bool {
+    let (encode, decode) = (CircuitAnswer::encode, CircuitAnswer::decode);
+    round_trip(Open::decode(data), Open::encode, Open::decode)
+        | round_trip(decode(data), encode, decode)
+}
+
+/// The header of a message.
+pub fn message_header(data: &[u8]) -> bool {
+    round_trip(Header::decode(data), Header::encode, Header::decode)
+}
+
+/// Whatever arrives on the UDP socket, before any session is known.
+pub fn udp_payload(data: &[u8]) -> bool {
+    let kind = classify(data);
+    if let Some(label) = Label::read(data) {
+        assert_eq!(kind, Kind::Circuit);
+        assert!(data.starts_with(&label.header()));
+    }
+    if read_token(data).is_some() {
+        assert_eq!(kind, Kind::Probe);
+    }
+    let keys = ProbeKeys::new(&[7; PROBE_SECRET_LEN], true);
+    if keys.open(data).is_some() {
+        assert_eq!(read_token(data), Some(keys.token()));
+    }
+    let mut rest = data;
+    while let Ok(Some(content)) = take_frame(&mut rest, MAX_CONTROL_FRAME) {
+        assert!(content.len() <= MAX_CONTROL_FRAME);
+    }
+    kind != Kind::Unknown
+}
+
+fn round_trip<T: PartialEq + std::fmt::Debug>(
+    read: Result<T, FrameError>,
+    encode: fn(&T) -> Vec<u8>,
+    decode: fn(&[u8]) -> Result<T, FrameError>,
+) -> bool {
+    let Ok(value) = read else {
+        return false;
+    };
+    let frame = encode(&value);
+    let content = take_frame(&mut &frame[..], usize::MAX)
+        .expect("a frame of our own is well-formed")
+        .expect("and complete");
+    assert_eq!(decode(content).as_ref(), Ok(&value));
+    true
+}
