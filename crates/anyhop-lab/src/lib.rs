@@ -4,6 +4,8 @@
 //! - [`nat`]: a NAT box as a pure machine, described in the words of RFC 4787.
 //! - [`net`]: a virtual network of hosts, NATs and links; its hosts are what
 //!   [`anyhop::Node::start_on`] takes.
+//! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
+pub mod demo;
 pub mod nat;
 pub mod net;
