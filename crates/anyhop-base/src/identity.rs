@@ -194,7 +194,14 @@ fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     };
     let file = File::open(path).map_err(failed)?;
     // Of the opened file, so that it is the one that is read.
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(KeyError::Unusable {
+            path: path.to_owned(),
+            fault: KeyFault::Foreign,
+        });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(KeyError::Exposed {
             path: path.to_owned(),
@@ -431,6 +438,14 @@ mod tests {
             assert!(matches!(error, KeyError::Exposed { mode: m, .. } if m == mode));
             assert!(error.to_string().contains("chmod 600"));
         }
+    }
+
+    #[test]
+    fn a_directory_in_the_keys_place_is_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(KEY_FILE)).unwrap();
+        let error = load_or_create_keypair(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("not an Anyhop key file"));
     }
 
     #[test]
