@@ -1,0 +1,375 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhop::{DEFAULT_MAX_MESSAGE_SIZE, Encoding, NetworkName, PeerAddr};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed: peer unreachable, session or daemon lost, system error
+  2  bad usage or input
+  3  no daemon runs on the state directory
+  4  a daemon already runs on the state directory
+  5  the state directory or its key is unusable
+  6  refused, or a limit was hit (unknown protocol, message too large, inbox full)
+  7  no answer in time
+  8  another peer answered than the one asked for
+
+Errors go to standard error as `error:` and `hint:` lines, with --json as one object
+{\"error\":{\"code\",\"message\",\"hint\"}}.
+
+PEER is a PeerId, a unique beginning or end of a known one, or a name given with
+`anyhop name add`.";
+
+/// Reaches any other node by its public key, through whatever lies between.
+#[derive(Debug, Parser)]
+#[command(name = "anyhop", version, after_long_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Directory of the key and the daemon's socket
+    /// [default: $XDG_STATE_HOME/anyhop or ~/.local/state/anyhop]
+    #[arg(long, global = true, value_name = "DIR", env = "ANYHOP_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Print JSON: one value, or one per line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log to standard error; twice for more. RUST_LOG takes precedence
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground until SIGINT or SIGTERM
+    Up(UpArgs),
+    /// Print this node's PeerId, making its key if there is none yet
+    Id,
+    /// Show the daemon's addresses, relay work and sessions
+    Status,
+    /// List sessions with their paths
+    Peers,
+    /// Show the paths to a peer, connecting to it if need be
+    Path(PeerArg),
+    /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/<PeerId>
+    Connect(ConnectArgs),
+    /// Measure the round trip to a peer
+    Ping(PingArgs),
+    /// Send a message; done when the peer's inbox has it
+    Send(SendArgs),
+    /// Send a request and print the reply
+    Request(RequestArgs),
+    /// Take received messages from the inbox
+    Recv(RecvArgs),
+    /// Connect standard input and output to a peer over one stream
+    Cat(CatArgs),
+    /// Let peers connect to HOST:PORT through this node, as long as this runs
+    Expose(ExposeArgs),
+    /// Forward a local port to what a peer exposes, as long as this runs
+    Forward(ForwardArgs),
+    /// Measure the throughput to a peer
+    Bench(BenchArgs),
+    /// Show four nodes behind NATs meeting, on a virtual network in this process
+    Demo,
+    /// Names for peers
+    Name {
+        #[command(subcommand)]
+        command: NameCommand,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// UDP address to listen on, once for IPv4 and once for IPv6; port 0 takes any
+    /// [default: all addresses, any port]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Peer to stay connected to, such as /ip4/203.0.113.5/udp/4001/quic-v1/p2p/12D3..;
+    /// may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) bootstrap: Vec<PeerAddr>,
+    /// Network to live in; nodes of different networks never speak
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Option<NetworkName>,
+    /// Do not forward for others
+    #[arg(long)]
+    pub(crate) no_relay: bool,
+    /// Circuits to forward for others at once [default: 1024]
+    #[arg(long, value_name = "N", conflicts_with = "no_relay")]
+    pub(crate) max_circuits: Option<usize>,
+    /// Do not look for direct paths: sessions stay on their first path
+    #[arg(long)]
+    pub(crate) no_direct: bool,
+}
+
+/// A peer alone.
+#[derive(Debug, Args)]
+pub(crate) struct PeerArg {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+}
+
+/// `connect`.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// PeerId, unique part of one, name, or multiaddr ending in /p2p/<PeerId>
+    #[arg(value_name = "PEER|MULTIADDR")]
+    pub(crate) peer: PeerOrAddr,
+}
+
+/// `ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// How many
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// Seconds between two
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = parse_seconds)]
+    pub(crate) interval: f64,
+    /// Seconds to wait for each answer, making the session included
+    #[arg(long, value_name = "S", default_value_t = 15.0, value_parser = parse_seconds)]
+    pub(crate) timeout: f64,
+}
+
+/// How a message is labelled.
+#[derive(Debug, Args)]
+pub(crate) struct MessageArgs {
+    /// What the message is, for the receiving application
+    #[arg(long = "type", value_name = "T", default_value = "text")]
+    pub(crate) kind: String,
+    /// How its body is to be read
+    #[arg(long, value_enum, default_value_t = EncodingArg::Utf8)]
+    pub(crate) encoding: EncodingArg,
+}
+
+/// `send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// The body; `-` reads standard input
+    #[arg(value_name = "TEXT|-", allow_hyphen_values = true)]
+    pub(crate) body: String,
+    #[command(flatten)]
+    pub(crate) message: MessageArgs,
+}
+
+/// `request`.
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// The body; `-` reads standard input
+    #[arg(value_name = "TEXT|-", allow_hyphen_values = true)]
+    pub(crate) body: String,
+    #[command(flatten)]
+    pub(crate) message: MessageArgs,
+    /// Seconds to wait for the reply
+    #[arg(long, value_name = "S", default_value_t = 30.0, value_parser = parse_seconds)]
+    pub(crate) timeout: f64,
+}
+
+/// `recv`.
+#[derive(Debug, Args)]
+pub(crate) struct RecvArgs {
+    /// End after this many messages [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Answer each request with this text
+    #[arg(long, value_name = "TEXT", conflicts_with = "echo", allow_hyphen_values = true)]
+    pub(crate) reply: Option<String>,
+    /// Answer each request with itself
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// Seconds to wait for each message. When they pass, --count not reached is an
+    /// error; without --count it just ends. 0 takes what is there
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<f64>,
+}
+
+/// `cat`.
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    /// PeerId, unique part of one, or name
+    #[arg(required_unless_present = "listen", conflicts_with = "listen")]
+    pub(crate) peer: Option<PeerSpec>,
+    /// Wait for one stream from any peer instead
+    #[arg(long)]
+    pub(crate) listen: bool,
+    /// Tells several listeners on one node apart
+    #[arg(long, value_name = "N", value_parser = parse_stream_name)]
+    pub(crate) name: Option<String>,
+}
+
+/// `expose`.
+#[derive(Debug, Args)]
+pub(crate) struct ExposeArgs {
+    /// What to connect to; exactly this, nothing else becomes reachable
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) target: Target,
+    /// UDP instead of TCP
+    #[arg(long)]
+    pub(crate) udp: bool,
+}
+
+/// `forward`.
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// Where to listen: [IP:]PORT, on 127.0.0.1 if no IP is given; port 0 takes any
+    #[arg(value_name = "LOCAL", value_parser = parse_local)]
+    pub(crate) local: SocketAddr,
+    /// The peer, and what it exposes, spelled as it was exposed
+    #[arg(value_name = "PEER:HOST:PORT")]
+    pub(crate) target: ForwardTarget,
+    /// UDP instead of TCP
+    #[arg(long)]
+    pub(crate) udp: bool,
+}
+
+/// Longest `bench`, seconds.
+pub(crate) const MAX_BENCH_SECONDS: u16 = 60;
+/// Most streams of one `bench`.
+pub(crate) const MAX_BENCH_STREAMS: u16 = 64;
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// How long
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_BENCH_SECONDS)))]
+    pub(crate) seconds: u16,
+    /// Over how many streams at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_BENCH_STREAMS)))]
+    pub(crate) streams: u16,
+    /// From the peer to here instead of from here to the peer
+    #[arg(long)]
+    pub(crate) reverse: bool,
+}
+
+/// `name`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NameCommand {
+    /// Give a peer a name, or an existing name to another peer
+    Add {
+        /// Letters, digits, `-`, `_` and `.`
+        name: String,
+        /// PeerId, or a unique part of one that the running daemon knows
+        peer: PeerSpec,
+    },
+    /// List names
+    List,
+    /// Remove a name
+    Remove {
+        /// The name
+        name: String,
+    },
+}
+
+/// [`Encoding`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EncodingArg {
+    /// Any bytes
+    Binary,
+    /// Text
+    Utf8,
+    /// A JSON text
+    Json,
+    /// A protobuf message
+    Protobuf,
+}
+
+impl From<EncodingArg> for Encoding {
+    fn from(arg: EncodingArg) -> Self {
+        match arg {
+            EncodingArg::Binary => Self::Binary,
+            EncodingArg::Utf8 => Self::Utf8,
+            EncodingArg::Json => Self::Json,
+            EncodingArg::Protobuf => Self::Protobuf,
+        }
+    }
+}
+
+/// Largest body the control API takes, bytes: above the default message limit, so that
+/// the library's own refusal is what is seen, and bounded.
+pub(crate) const MAX_BODY: usize = 4 * DEFAULT_MAX_MESSAGE_SIZE;
+
+/// Longest time that can be asked for, seconds: a day.
+const MAX_SECONDS: f64 = 86_400.0;
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.0..=MAX_SECONDS).contains(&s) => Ok(s),
+        _ => Err(format!("not a number of seconds between 0 and {MAX_SECONDS}")),
+    }
+}
+
+/// Longest `--name` of a `cat`.
+const MAX_STREAM_NAME: usize = 64;
+
+fn parse_stream_name(text: &str) -> Result<String, String> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.is_empty() || text.len() > MAX_STREAM_NAME || !text.chars().all(ok) {
+        return Err(format!(
+            "a stream name is 1 to {MAX_STREAM_NAME} letters, digits, `-`, `_` and `.`"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_are_taken_after_the_subcommand_too() {
+        let cli = Cli::try_parse_from(["anyhop", "id", "--json", "-vv", "--state-dir", "/x"])
+            .expect("valid");
+        assert!(cli.global.json);
+        assert_eq!(cli.global.verbose, 2);
+        assert_eq!(cli.global.state_dir, Some(PathBuf::from("/x")));
+    }
+
+    #[test]
+    fn cat_takes_a_peer_or_listen_and_not_both() {
+        assert!(Cli::try_parse_from(["anyhop", "cat"]).is_err());
+        assert!(Cli::try_parse_from(["anyhop", "cat", "x", "--listen"]).is_err());
+        assert!(Cli::try_parse_from(["anyhop", "cat", "x"]).is_ok());
+        assert!(Cli::try_parse_from(["anyhop", "cat", "--listen", "--name", "a/b"]).is_err());
+    }
+
+    #[test]
+    fn times_outside_a_day_and_nan_are_refused() {
+        for bad in ["-1", "nan", "inf", "86401", "x"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_seconds("0.25"), Ok(0.25));
+    }
+}

@@ -1,0 +1,129 @@
+//! The commands, one file each.
+
+mod bench;
+mod cat;
+mod completions;
+mod connect;
+mod demo;
+mod expose;
+mod forward;
+mod id;
+mod name;
+mod path;
+mod peers;
+mod ping;
+mod recv;
+mod request;
+mod send;
+mod status;
+mod up;
+
+use std::io::Read as _;
+
+use anyhop::{Carrier, PathInfo, PathKind};
+use bytes::Bytes;
+
+use crate::{
+    api::PathReport,
+    args::{Cli, Command, MAX_BODY},
+    client::Client,
+    error::{CliError, Code},
+    output::Output,
+    state::StateDir,
+};
+
+/// What every command has.
+#[derive(Debug)]
+struct Context {
+    state_dir: StateDir,
+    output: Output,
+    verbose: u8,
+}
+
+impl Context {
+    fn client(&self) -> Client {
+        Client::new(self.state_dir.clone())
+    }
+}
+
+/// Does what was typed.
+pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
+    let output = Output::new(cli.global.json);
+    // These two need no state directory.
+    match cli.command {
+        Command::Completions { shell } => return completions::run(shell),
+        Command::Demo => return demo::run(output).await,
+        _ => {}
+    }
+    let context = Context {
+        state_dir: StateDir::choose(cli.global.state_dir)?,
+        output,
+        verbose: cli.global.verbose,
+    };
+    match cli.command {
+        Command::Up(args) => up::run(context, args).await,
+        Command::Id => id::run(&context),
+        Command::Status => status::run(&context).await,
+        Command::Peers => peers::run(&context).await,
+        Command::Path(args) => path::run(&context, &args.peer).await,
+        Command::Connect(args) => connect::run(&context, &args.peer).await,
+        Command::Ping(args) => ping::run(&context, &args).await,
+        Command::Send(args) => send::run(&context, args).await,
+        Command::Request(args) => request::run(&context, args).await,
+        Command::Recv(args) => recv::run(&context, args).await,
+        Command::Cat(args) => cat::run(&context, args).await,
+        Command::Expose(args) => expose::run(&context, &args).await,
+        Command::Forward(args) => forward::run(&context, &args).await,
+        Command::Bench(args) => bench::run(&context, &args).await,
+        Command::Name { command } => name::run(&context, command).await,
+        Command::Completions { .. } | Command::Demo => Ok(()),
+    }
+}
+
+/// A path in words, to stand after a peer.
+pub(crate) fn path_text(path: &PathInfo) -> String {
+    let carrier = match path.carrier {
+        Carrier::Udp4 => "UDP over IPv4",
+        Carrier::Udp6 => "UDP over IPv6",
+        Carrier::Ws => "WebSocket",
+    };
+    match path.kind {
+        PathKind::Direct => format!("directly at {} ({carrier}, {:.1} ms)", path.remote, path.rtt_ms),
+        PathKind::Circuit => format!(
+            "through {} at {} ({carrier}, {:.1} ms)",
+            path.via.join(" and "),
+            path.remote,
+            path.rtt_ms
+        ),
+    }
+}
+
+fn paths_text(report: &PathReport) -> String {
+    let mut text = report.peer_id.clone();
+    for path in &report.paths {
+        let mark = if path.selected { '*' } else { ' ' };
+        text.push_str(&format!("\n  {mark} {}", path_text(path)));
+    }
+    text
+}
+
+/// The body typed, or all of standard input for `-`.
+fn read_body(typed: String) -> Result<Bytes, CliError> {
+    if typed != "-" {
+        return Ok(typed.into());
+    }
+    let mut body = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_BODY as u64 + 1)
+        .read_to_end(&mut body)
+        .map_err(|e| CliError::new(Code::Failed, format!("cannot read standard input: {e}")))?;
+    if body.len() > MAX_BODY {
+        return Err(CliError::new(
+            Code::Limit,
+            format!("standard input has more than {MAX_BODY} bytes, which no message may have"),
+        )
+        .hint("send it over a stream, which has no size limit: `anyhop cat`"));
+    }
+    Ok(body.into())
+}

@@ -1,0 +1,278 @@
+//! Routes of the control API.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhop::{Message, NodeStatus, PeerAddr, Pong, SessionInfo};
+use axum::{
+    Json, Router,
+    body::{Body, Bytes, to_bytes},
+    extract::{Path, Query, Request, State, rejection::QueryRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Daemon, bench, forward, inbox, pipe, server::upgrade};
+use crate::{
+    api::{
+        BenchQuery, CatQuery, ConnectAsk, ExposeQuery, ForwardQuery, MessageQuery, MessageReport,
+        PathReport, PeerReport, PingAsk, Sent,
+    },
+    args::MAX_BODY,
+    error::{CliError, Code},
+    spec::PeerOrAddr,
+};
+
+/// Longest wait for a ping or a reply, whatever was asked for.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
+/// Largest JSON body, bytes.
+const MAX_ASK: usize = 64 << 10;
+
+type App = State<Arc<Daemon>>;
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// All routes.
+pub(super) fn router(daemon: Arc<Daemon>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/peers", get(peers))
+        .route("/v1/path/{peer}", get(path))
+        .route("/v1/resolve/{peer}", get(resolve))
+        .route("/v1/connect", post(connect))
+        .route("/v1/ping", post(ping))
+        .route("/v1/send", post(send))
+        .route("/v1/request", post(request))
+        .route("/v1/recv", post(recv))
+        .route("/v1/cat/{peer}", post(cat))
+        .route("/v1/cat-listen", post(cat_listen))
+        .route("/v1/expose", post(expose))
+        .route("/v1/forward", post(forward))
+        .route("/v1/bench/{peer}", post(bench))
+        .fallback(no_such_route)
+        .with_state(daemon)
+}
+
+/// An error as an HTTP answer.
+#[derive(Debug)]
+struct ApiError(StatusCode, CliError);
+
+impl<E: Into<CliError>> From<E> for ApiError {
+    fn from(e: E) -> Self {
+        let error = e.into();
+        Self(error.code.http_status(), error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1.into_body())).into_response()
+    }
+}
+
+async fn no_such_route(request: Request) -> ApiError {
+    let what = format!("{} {}", request.method(), request.uri().path());
+    let error = CliError::usage(format!("the daemon's control API has no {what}"))
+        .hint("restart the daemon, so that it is of the command's version");
+    ApiError(StatusCode::NOT_FOUND, error)
+}
+
+async fn status(State(daemon): App) -> Json<NodeStatus> {
+    Json(daemon.node.status())
+}
+
+async fn peers(State(daemon): App) -> Json<Vec<SessionInfo>> {
+    Json(daemon.node.sessions())
+}
+
+async fn path(State(daemon): App, Path(peer): Path<String>) -> Answer<PathReport> {
+    let peer = daemon.resolve(&peer)?;
+    report_path(&daemon, peer).await
+}
+
+async fn resolve(State(daemon): App, Path(peer): Path<String>) -> Answer<PeerReport> {
+    let peer_id = daemon.resolve(&peer)?.to_base58();
+    Ok(Json(PeerReport { peer_id }))
+}
+
+async fn connect(State(daemon): App, body: Body) -> Answer<PathReport> {
+    let ask: ConnectAsk = read_ask(body).await?;
+    let peer = match (ask.peer, ask.address) {
+        (Some(peer), None) => daemon.resolve(&peer)?,
+        (None, Some(address)) => {
+            let PeerOrAddr::Addr(addr) = address.parse()? else {
+                return Err(CliError::usage(format!("{address:?} is no multiaddr")).into());
+            };
+            let addr: PeerAddr = addr;
+            daemon.node.add_address(&addr);
+            addr.peer
+        }
+        _ => return Err(CliError::usage("give either a peer or an address").into()),
+    };
+    report_path(&daemon, peer).await
+}
+
+async fn report_path(daemon: &Daemon, peer: anyhop::PeerId) -> Answer<PathReport> {
+    let session = daemon.node.connect(peer).await?;
+    Ok(Json(PathReport {
+        peer_id: peer.to_base58(),
+        paths: session.paths(),
+    }))
+}
+
+async fn ping(State(daemon): App, body: Body) -> Answer<Pong> {
+    let ask: PingAsk = read_ask(body).await?;
+    let peer = daemon.resolve(&ask.peer)?;
+    let timeout = Duration::from_millis(ask.timeout_ms).min(MAX_WAIT);
+    Ok(Json(daemon.node.ping(peer, timeout).await?))
+}
+
+async fn send(
+    State(daemon): App,
+    query: Result<Query<MessageQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<Sent> {
+    let query = read_query(query)?;
+    let peer = daemon.resolve(&query.peer)?;
+    let message = read_message(query, body).await?;
+    let bytes = message.body.len();
+    daemon.node.send(peer, message).await?;
+    Ok(Json(Sent {
+        to: peer.to_base58(),
+        bytes,
+    }))
+}
+
+async fn request(
+    State(daemon): App,
+    query: Result<Query<MessageQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<MessageReport> {
+    let query = read_query(query)?;
+    let peer = daemon.resolve(&query.peer)?;
+    let timeout = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
+    let message = read_message(query, body).await?;
+    let reply = daemon
+        .node
+        .request(peer, message, timeout.min(MAX_WAIT))
+        .await?;
+    Ok(Json(MessageReport::new(peer, &reply, false)))
+}
+
+async fn recv(State(daemon): App, request: Request) -> Result<Response, ApiError> {
+    let for_work = Arc::clone(&daemon);
+    let response = upgrade(&daemon, request, |reader, writer| async move {
+        inbox::serve(&for_work.inbox, reader, writer).await;
+    })?;
+    Ok(response)
+}
+
+async fn cat(
+    State(daemon): App,
+    Path(peer): Path<String>,
+    query: Result<Query<CatQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = read_query(query)?;
+    let peer = daemon.resolve(&peer)?;
+    let (send, recv) = daemon.node.open_bi(peer, &query.protocol()).await?;
+    let response = upgrade(&daemon, request, move |reader, writer| {
+        pipe::run(reader, writer, peer, send, recv)
+    })?;
+    Ok(response)
+}
+
+async fn cat_listen(
+    State(daemon): App,
+    query: Result<Query<CatQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let protocol = read_query(query)?.protocol();
+    let listener = daemon.node.accept(&protocol).map_err(|_| {
+        CliError::new(
+            Code::Refused,
+            format!("a `cat --listen` for {protocol:?} already waits on this node"),
+        )
+        .hint("tell listeners apart with --name N on both sides")
+    })?;
+    let response = upgrade(&daemon, request, move |reader, writer| {
+        pipe::listen(reader, writer, listener)
+    })?;
+    Ok(response)
+}
+
+async fn expose(
+    State(daemon): App,
+    query: Result<Query<ExposeQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = read_query(query)?;
+    let exposure = daemon
+        .exposed
+        .add(forward::Service::new(query.target.parse()?, query.udp))?;
+    let response = upgrade(&daemon, request, move |reader, writer| {
+        forward::expose(exposure, reader, writer)
+    })?;
+    Ok(response)
+}
+
+async fn forward(
+    State(daemon): App,
+    query: Result<Query<ForwardQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = read_query(query)?;
+    let peer = daemon.resolve(&query.peer)?;
+    let service = forward::Service::new(query.target.parse()?, query.udp);
+    let local = crate::spec::parse_local(&query.local)?;
+    let forward = forward::Forward::bind(daemon.node.clone(), peer, service, local).await?;
+    let response = upgrade(&daemon, request, move |reader, writer| {
+        forward.run(reader, writer)
+    })?;
+    Ok(response)
+}
+
+async fn bench(
+    State(daemon): App,
+    Path(peer): Path<String>,
+    query: Result<Query<BenchQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = bench::check(read_query(query)?)?;
+    let peer = daemon.resolve(&peer)?;
+    let run = bench::Run::open(daemon.node.clone(), peer, query).await?;
+    let response = upgrade(&daemon, request, move |reader, writer| {
+        run.report(reader, writer)
+    })?;
+    Ok(response)
+}
+
+fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, CliError> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(e) => Err(CliError::usage(format!("bad query: {}", e.body_text()))),
+    }
+}
+
+async fn read_ask<T: DeserializeOwned>(body: Body) -> Result<T, CliError> {
+    let body = read_body(body, MAX_ASK).await?;
+    serde_json::from_slice(&body).map_err(|e| CliError::usage(format!("bad JSON: {e}")))
+}
+
+async fn read_message(query: MessageQuery, body: Body) -> Result<Message, CliError> {
+    Ok(Message {
+        kind: query.kind,
+        encoding: query.encoding,
+        body: read_body(body, MAX_BODY).await?,
+    })
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, CliError> {
+    to_bytes(body, limit).await.map_err(|e| {
+        CliError::new(
+            Code::Limit,
+            format!("the body was not read; the control API takes up to {limit} bytes: {e}"),
+        )
+        .hint("send large data over a stream, which has no size limit: `anyhop cat`")
+    })
+}
