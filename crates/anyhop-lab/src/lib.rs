@@ -4,8 +4,10 @@
 //! - [`nat`]: a NAT box as a pure machine, described in the words of RFC 4787.
 //! - [`net`]: a virtual network of hosts, NATs and links; its hosts are what
 //!   [`anyhop::Node::start_on`] takes.
+//! - [`netns`]: the same shapes in the real kernel: namespaces, veth pairs and nftables.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
 pub mod demo;
 pub mod nat;
 pub mod net;
+pub mod netns;
