@@ -248,7 +248,9 @@ mod tests {
             ],
         }
         .encode();
-        let content = take_frame(&mut &frame[..], MAX_CONTROL_FRAME).unwrap().unwrap();
+        let content = take_frame(&mut &frame[..], MAX_CONTROL_FRAME)
+            .unwrap()
+            .unwrap();
         assert_eq!(
             Candidates::decode(content).unwrap().addresses,
             ["192.0.2.9:5".parse().unwrap()]

@@ -107,7 +107,11 @@ mod tests {
             [0x01, 0xaa, 0xbb, 0x11, 0x22, 0x33, 0x44, 0x55]
         );
         let mut payload = label.header().to_vec();
-        assert_eq!(Label::read(&payload), None, "a header alone carries nothing");
+        assert_eq!(
+            Label::read(&payload),
+            None,
+            "a header alone carries nothing"
+        );
         payload.push(0x40);
         assert_eq!(Label::read(&payload), Some(label));
     }

@@ -116,7 +116,9 @@ mod tests {
         };
         assert_eq!(
             header.encode(),
-            [13, 0x0a, 4, b't', b'e', b'x', b't', 0x10, 1, 0x18, 0xac, 2, 0x20, 1]
+            [
+                13, 0x0a, 4, b't', b'e', b'x', b't', 0x10, 1, 0x18, 0xac, 2, 0x20, 1
+            ]
         );
     }
 

@@ -155,10 +155,7 @@ fn put_address(out: &mut [u8], addr: SocketAddr) {
 fn get_address(bytes: &[u8]) -> Option<SocketAddr> {
     let ip: [u8; 16] = bytes[..16].try_into().ok()?;
     let port = u16::from_be_bytes(bytes[16..18].try_into().ok()?);
-    Some(SocketAddr::new(
-        Ipv6Addr::from(ip).to_canonical(),
-        port,
-    ))
+    Some(SocketAddr::new(Ipv6Addr::from(ip).to_canonical(), port))
 }
 
 #[cfg(test)]
@@ -169,7 +166,10 @@ mod tests {
 
     fn keys() -> (ProbeKeys, ProbeKeys) {
         let secret = std::array::from_fn(|i| i as u8);
-        (ProbeKeys::new(&secret, true), ProbeKeys::new(&secret, false))
+        (
+            ProbeKeys::new(&secret, true),
+            ProbeKeys::new(&secret, false),
+        )
     }
 
     #[test]

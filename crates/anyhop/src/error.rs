@@ -41,7 +41,9 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Two listen addresses of one family.
-    #[error("two listen addresses of one family ({0} and {1}): a node has one UDP port each for IPv4 and IPv6")]
+    #[error(
+        "two listen addresses of one family ({0} and {1}): a node has one UDP port each for IPv4 and IPv6"
+    )]
     TwoOfOneFamily(SocketAddr, SocketAddr),
     /// The TLS or QUIC configuration was refused.
     #[error("cannot set up the session engine: {0}")]
@@ -193,12 +195,14 @@ pub enum MessageError {
         kind: String,
     },
     /// No answer in time.
-    #[error("no answer from {peer} within {millis} ms")]
+    #[error("no answer from {peer} within {millis} ms ({note})")]
     Timeout {
         /// The peer.
         peer: PeerId,
         /// How long was waited.
         millis: u128,
+        /// What the session's paths are like.
+        note: String,
     },
     /// The peer's answer broke the protocol.
     #[error("{peer} broke the message protocol: {reason}")]

@@ -3,6 +3,7 @@
 use anyhop_base::PeerId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// How a message's body is to be read. The network layer only carries the tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,8 +65,14 @@ pub struct Received {
     /// For a request: where the reply goes. Dropping it tells the requester that
     /// nobody answered.
     pub reply: Option<Responder>,
+    /// Held until the message is dropped: bounds what waits and what is worked on.
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 /// The way back to a requester; see [`Received::reply`].
 #[derive(Debug)]
-pub struct Responder(pub(crate) ());
+pub struct Responder {
+    pub(crate) peer: PeerId,
+    pub(crate) limit: usize,
+    pub(crate) channel: oneshot::Sender<Message>,
+}

@@ -350,10 +350,7 @@ mod tests {
         };
         assert_eq!(to, moved);
         switch.set_link(2, vec![]);
-        assert_eq!(
-            switch.route(addr(A), label, 1, 0),
-            Err(DropReason::NoLink)
-        );
+        assert_eq!(switch.route(addr(A), label, 1, 0), Err(DropReason::NoLink));
         switch.remove_link(1);
         assert_eq!(
             switch.route(addr(A), label, 1, 0),
@@ -366,10 +363,7 @@ mod tests {
         let mut switch = two_links();
         let (circuit, label) = (switch.fresh_circuit(), switch.fresh_label());
         switch.terminate(circuit, 2, label, Label::from_bits(77));
-        assert_eq!(
-            switch.route(addr(B), label, 1, 0),
-            Ok(Hop::Local(circuit))
-        );
+        assert_eq!(switch.route(addr(B), label, 1, 0), Ok(Hop::Local(circuit)));
         assert_eq!(
             switch.egress(circuit),
             Some((addr(B), Label::from_bits(77)))

@@ -237,10 +237,7 @@ mod tests {
     #[test]
     fn answer_has_these_bytes() {
         let frame = Answer::Opened(Label::from_bits(0x0102_0304)).encode();
-        assert_eq!(
-            frame,
-            [11, 0x0a, 9, 0x09, 4, 3, 2, 1, 0, 0, 0, 0]
-        );
+        assert_eq!(frame, [11, 0x0a, 9, 0x09, 4, 3, 2, 1, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -1,0 +1,211 @@
+//! The QUIC engine: the only place that names noq, so that another engine remains a way
+//! out.
+
+mod mux;
+mod tls;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhop_base::{Keypair, PeerId};
+use anyhop_proto::probe::{PROBE_EXPORTER_LABEL, PROBE_SECRET_LEN, ProbeKeys};
+use noq::{
+    EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use rand::RngExt;
+
+pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
+pub(crate) use noq::{
+    Connection, ConnectionError, Incoming, Path, PathError, PathEvent, PathId, PathStatus,
+    ReadError, RecvStream, SendStream, VarInt as Code, WriteError,
+};
+
+use crate::{KEEP_ALIVE, Limits, StartError};
+
+/// A connection that hears nothing at all for this long is gone. The path agent gives up
+/// earlier, with a reason.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+/// Paths of one connection at once, closing ones included.
+const MAX_PATHS: u32 = 12;
+/// Receive window of one stream. noq 1.4.0 aborts streams with "too many gaps" above
+/// 2.4 MB (pinned by a test in `tests/`).
+const STREAM_WINDOW: u32 = 2_400_000;
+/// Receive window of one connection over all its streams: what stalled readers can make
+/// this node hold for one peer.
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Unacknowledged bytes kept for resending on one connection.
+const SEND_WINDOW: u64 = 8 << 20;
+
+/// Close codes of a connection.
+pub(crate) mod close {
+    /// The node stops.
+    pub(crate) const SHUTDOWN: u32 = 1;
+    /// Nobody used it.
+    pub(crate) const IDLE: u32 = 2;
+    /// Another connection to the same peer stays.
+    pub(crate) const SUPERSEDED: u32 = 3;
+    /// The accepting node has its limit of sessions.
+    pub(crate) const TOO_MANY_SESSIONS: u32 = 4;
+    /// The other side broke the protocol.
+    pub(crate) const PROTOCOL: u32 = 5;
+    /// No path works any more.
+    pub(crate) const NO_PATH: u32 = 6;
+}
+
+/// What a failed handshake was about.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    WrongPeer(PeerId),
+    Refused(String),
+    Failed(String),
+}
+
+/// The endpoint of one node.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    endpoint: noq::Endpoint,
+    identity: tls::Identity,
+    transport: Arc<TransportConfig>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        keypair: &Keypair,
+        alpn: Vec<u8>,
+        fabric: Arc<Fabric>,
+        limits: &Limits,
+    ) -> Result<Self, StartError> {
+        let identity = tls::Identity::new(keypair, alpn)?;
+        let transport = Arc::new(transport_config(limits));
+        let engine = |e: &dyn std::fmt::Display| StartError::Engine(e.to_string());
+        let crypto = identity.server().map_err(|e| engine(&e))?;
+        let crypto = QuicServerConfig::try_from(crypto).map_err(|e| engine(&e))?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(Arc::clone(&transport))
+            .max_incoming(limits.max_handshakes)
+            .incoming_buffer_size(64 * 1024);
+        let mut config = EndpointConfig::default();
+        // The fixed bit tells QUIC from our own packets.
+        config.grease_quic_bit(false);
+        let endpoint = noq::Endpoint::new_with_abstract_socket(
+            config,
+            Some(server),
+            Box::new(mux::MuxSocket::new(fabric)),
+            Arc::new(TokioRuntime),
+        )
+        .map_err(|e| engine(&e))?;
+        Ok(Self {
+            endpoint,
+            identity,
+            transport,
+        })
+    }
+
+    /// Handshakes with `peer` at `addr`, a socket address or a circuit's.
+    pub(crate) async fn connect(
+        &self,
+        addr: SocketAddr,
+        peer: PeerId,
+    ) -> Result<Connection, ConnectError> {
+        let failed = |e: &dyn std::fmt::Display| ConnectError::Failed(e.to_string());
+        let (crypto, impostor) = self.identity.client(peer).map_err(|e| failed(&e))?;
+        let crypto = QuicClientConfig::try_from(crypto).map_err(|e| failed(&e))?;
+        let mut config = noq::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::clone(&self.transport));
+        // The server name is unused: the certificate is checked against the PeerId.
+        let connecting = self
+            .endpoint
+            .connect_with(config, addr, "anyhop")
+            .map_err(|e| failed(&e))?;
+        match connecting.await {
+            Ok(connection) if connection.is_multipath_enabled() => Ok(connection),
+            Ok(connection) => {
+                connection.close(Code::from_u32(close::PROTOCOL), b"multipath is required");
+                Err(ConnectError::Failed(
+                    "the peer speaks QUIC without multipath".to_owned(),
+                ))
+            }
+            Err(e) => Err(explain(e, &impostor)),
+        }
+    }
+
+    /// The next handshake of somebody else; `None` once closed.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        self.endpoint.accept().await
+    }
+
+    /// Closes every connection and waits until the peers could be told.
+    pub(crate) async fn close(&self) {
+        self.endpoint.close(
+            Code::from_u32(close::SHUTDOWN),
+            b"the node is shutting down",
+        );
+        self.endpoint.wait_all_draining().await;
+    }
+}
+
+fn transport_config(limits: &Limits) -> TransportConfig {
+    let idle = IdleTimeout::try_from(MAX_IDLE).expect("30 s fits a QUIC idle timeout");
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(limits.max_streams_per_session))
+        .max_concurrent_uni_streams(VarInt::from_u32(limits.max_streams_per_session))
+        .max_idle_timeout(Some(idle))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .max_concurrent_multipath_paths(MAX_PATHS)
+        .default_path_keep_alive_interval(Some(KEEP_ALIVE))
+        .default_path_max_idle_timeout(Some(MAX_IDLE))
+        .send_observed_address_reports(true)
+        .receive_observed_address_reports(true)
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+fn explain(error: ConnectionError, impostor: &Mutex<Option<PeerId>>) -> ConnectError {
+    if let Some(actual) = *impostor.lock().expect("no holder panics") {
+        return ConnectError::WrongPeer(actual);
+    }
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            ConnectError::Refused(String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == noq::TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            ConnectError::Refused("it refuses new connections now".to_owned())
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            ConnectError::Failed(format!("the handshake was refused: {close}"))
+        }
+        ConnectionError::TimedOut => ConnectError::Failed("no answer".to_owned()),
+        other => ConnectError::Failed(other.to_string()),
+    }
+}
+
+/// Who is at the other end of an established connection.
+pub(crate) fn peer_of(connection: &Connection) -> Option<PeerId> {
+    let chain = connection.peer_identity()?;
+    let chain = chain.downcast_ref::<Vec<rustls::pki_types::CertificateDer<'static>>>()?;
+    tls::peer_id(chain)
+}
+
+/// The keys of a connection's probes, the same on both sides.
+pub(crate) fn probe_keys(connection: &Connection) -> Option<ProbeKeys> {
+    let mut secret = [0; PROBE_SECRET_LEN];
+    connection
+        .export_keying_material(&mut secret, PROBE_EXPORTER_LABEL, b"")
+        .ok()?;
+    Some(ProbeKeys::new(&secret, connection.side().is_client()))
+}
+
+/// A seed from the operating system's randomness.
+pub(crate) fn random_seed() -> [u8; 32] {
+    rand::rng().random()
+}

@@ -1,0 +1,655 @@
+//! The one socket the session engine sees, made of the node's UDP sockets and its
+//! circuits.
+//!
+//! Real peers appear under their socket addresses, circuits under addresses of our own
+//! ([`CircuitId::address`]). On receive, each datagram is told apart by its first byte:
+//! QUIC goes up, labelled datagrams are forwarded in place or stripped and handed up,
+//! probes go to their session. Forwarding happens right here, in batches as the kernel
+//! delivered them (GRO in, GSO out), without a copy.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    ops::Range,
+    pin::Pin,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use anyhop_proto::{
+    circuit::{CircuitId, DropReason, Hop, Switch},
+    datagram::{CIRCUIT_HEADER_LEN, Kind, Label, classify},
+    probe::{PROBE_LEN, Token, read_token},
+};
+use noq::{AsyncUdpSocket, UdpSender};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    DropCount,
+    net::{DatagramSocket, RecvMeta, Transmit, Writable},
+};
+
+/// Batches forwarded in one poll before the engine gets its turn.
+const MAX_FORWARDED_BATCHES: usize = 32;
+/// Datagrams kept for the engine when a batch holds more than one kind; more are dropped.
+const MAX_PENDING: usize = 1024;
+/// Probes waiting for a session; more are dropped.
+pub(crate) const PROBE_QUEUE: usize = 64;
+
+/// A probe that came in, not yet authenticated.
+#[derive(Debug)]
+pub(crate) struct ProbePacket {
+    /// Where from, as the engine names it: a circuit's address for circuits.
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: [u8; PROBE_LEN],
+}
+
+/// Why datagrams were dropped, counted.
+#[derive(Debug, Default)]
+struct Drops {
+    unknown_kind: AtomicU64,
+    malformed_circuit: AtomicU64,
+    unknown_label: AtomicU64,
+    wrong_link: AtomicU64,
+    no_link: AtomicU64,
+    rate_limited: AtomicU64,
+    send_failed: AtomicU64,
+    unknown_probe: AtomicU64,
+    queue_full: AtomicU64,
+}
+
+impl Drops {
+    fn for_reason(&self, reason: DropReason) -> &AtomicU64 {
+        match reason {
+            DropReason::UnknownLabel => &self.unknown_label,
+            DropReason::WrongLink => &self.wrong_link,
+            DropReason::NoLink => &self.no_link,
+            DropReason::RateLimited => &self.rate_limited,
+        }
+    }
+
+    fn counts(&self) -> Vec<DropCount> {
+        [
+            ("unknown kind of packet", &self.unknown_kind),
+            ("malformed circuit header", &self.malformed_circuit),
+            ("unknown circuit label", &self.unknown_label),
+            ("circuit label from another link", &self.wrong_link),
+            ("next link gone", &self.no_link),
+            ("circuit rate limit", &self.rate_limited),
+            ("socket refused", &self.send_failed),
+            ("probe of no session", &self.unknown_probe),
+            ("receive queue full", &self.queue_full),
+        ]
+        .into_iter()
+        .map(|(reason, count)| DropCount {
+            reason: reason.to_owned(),
+            datagrams: count.load(Ordering::Relaxed),
+        })
+        .filter(|c| c.datagrams > 0)
+        .collect()
+    }
+}
+
+/// What the node shares with its socket: the label table, the probe table, the UDP
+/// sockets.
+pub(crate) struct Fabric {
+    v4: Option<Arc<dyn DatagramSocket>>,
+    v6: Option<Arc<dyn DatagramSocket>>,
+    pub(crate) switch: RwLock<Switch>,
+    probes: RwLock<HashMap<Token, mpsc::Sender<ProbePacket>>>,
+    drops: Drops,
+    epoch: Instant,
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fabric")
+            .field("v4", &self.v4)
+            .field("v6", &self.v6)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fabric {
+    pub(crate) fn new(
+        v4: Option<Arc<dyn DatagramSocket>>,
+        v6: Option<Arc<dyn DatagramSocket>>,
+        seed: [u8; 32],
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            v4,
+            v6,
+            switch: RwLock::new(Switch::new(seed)),
+            probes: RwLock::default(),
+            drops: Drops::default(),
+            epoch: Instant::now(),
+        })
+    }
+
+    /// Local addresses of the UDP sockets.
+    pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
+        let sockets = [&self.v4, &self.v6];
+        sockets
+            .into_iter()
+            .flatten()
+            .filter_map(|s| s.local_addr().ok())
+            .collect()
+    }
+
+    /// Whether this node has a socket for the address's family.
+    pub(crate) fn can_reach(&self, addr: &SocketAddr) -> bool {
+        self.socket_for(addr).is_some() && CircuitId::from_address(addr).is_none()
+    }
+
+    pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
+        self.drops.counts()
+    }
+
+    /// Routes probes with this token to `sender`.
+    pub(crate) fn add_probe_route(&self, token: Token, sender: mpsc::Sender<ProbePacket>) {
+        let mut probes = self.probes.write().expect("no holder panics");
+        probes.insert(token, sender);
+    }
+
+    pub(crate) fn remove_probe_route(&self, token: &Token) {
+        let mut probes = self.probes.write().expect("no holder panics");
+        probes.remove(token);
+    }
+
+    /// Sends one datagram outside the engine, to a socket address or over a circuit. It
+    /// may be lost like any datagram.
+    pub(crate) fn send_datagram(&self, to: SocketAddr, bytes: &[u8]) {
+        let sent = match CircuitId::from_address(&to) {
+            None => self.try_send(canonical(to), bytes, None),
+            Some(circuit) => match self.egress(circuit) {
+                None => return,
+                Some((to, label)) => {
+                    let mut packet = Vec::with_capacity(CIRCUIT_HEADER_LEN + bytes.len());
+                    packet.extend_from_slice(&label.header());
+                    packet.extend_from_slice(bytes);
+                    self.try_send(to, &packet, None)
+                }
+            },
+        };
+        if sent.is_err() {
+            count(&self.drops.send_failed, 1);
+        }
+    }
+
+    fn egress(&self, circuit: CircuitId) -> Option<(SocketAddr, Label)> {
+        self.switch
+            .read()
+            .expect("no holder panics")
+            .egress(circuit)
+    }
+
+    fn socket_for(&self, addr: &SocketAddr) -> Option<&Arc<dyn DatagramSocket>> {
+        match addr {
+            SocketAddr::V4(_) => self.v4.as_ref(),
+            SocketAddr::V6(_) => self.v6.as_ref(),
+        }
+    }
+
+    fn try_send(&self, to: SocketAddr, bytes: &[u8], segment: Option<usize>) -> io::Result<()> {
+        let Some(socket) = self.socket_for(&to) else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        socket.try_send(&Transmit {
+            destination: to,
+            ecn: None,
+            contents: bytes,
+            segment_size: segment,
+            src_ip: None,
+        })
+    }
+
+    /// Sends a batch of equal segments on, in as many calls as the socket needs.
+    fn forward(&self, to: SocketAddr, batch: &[u8], stride: usize) {
+        let Some(socket) = self.socket_for(&to) else {
+            count(&self.drops.no_link, 1);
+            return;
+        };
+        let step = stride * socket.max_transmit_segments().get();
+        for part in batch.chunks(step) {
+            let segment = (part.len() > stride).then_some(stride);
+            if self.try_send(to, part, segment).is_err() {
+                count(&self.drops.send_failed, part.len().div_ceil(stride) as u64);
+            }
+        }
+    }
+
+    fn deliver_probe(&self, from: SocketAddr, packet: &[u8]) {
+        let route = read_token(packet).and_then(|token| {
+            let probes = self.probes.read().expect("no holder panics");
+            probes.get(&token).cloned()
+        });
+        let delivered = route.is_some_and(|sender| {
+            let mut bytes = [0; PROBE_LEN];
+            bytes.copy_from_slice(packet);
+            sender.try_send(ProbePacket { from, bytes }).is_ok()
+        });
+        if !delivered {
+            count(&self.drops.unknown_probe, 1);
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Undoes IPv4-mapping: the engine speaks IPv6 only.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// A datagram, or a batch of equal ones, kept for a later poll.
+#[derive(Debug)]
+struct Pending {
+    meta: RecvMeta,
+    bytes: Vec<u8>,
+}
+
+/// The engine's socket.
+#[derive(Debug)]
+pub(crate) struct MuxSocket {
+    fabric: Arc<Fabric>,
+    pending: VecDeque<Pending>,
+    v6_first: bool,
+}
+
+impl MuxSocket {
+    pub(crate) fn new(fabric: Arc<Fabric>) -> Self {
+        Self {
+            fabric,
+            pending: VecDeque::new(),
+            v6_first: false,
+        }
+    }
+
+    fn take_pending(&mut self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
+        let mut n = 0;
+        while n < bufs.len() {
+            let Some(next) = self.pending.pop_front() else {
+                break;
+            };
+            bufs[n][..next.bytes.len()].copy_from_slice(&next.bytes);
+            meta[n] = next.meta;
+            n += 1;
+        }
+        n
+    }
+
+    /// Polls both sockets, taking turns in who is first.
+    fn poll_sockets(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.v6_first = !self.v6_first;
+        let (first, second) = if self.v6_first {
+            (&self.fabric.v6, &self.fabric.v4)
+        } else {
+            (&self.fabric.v4, &self.fabric.v6)
+        };
+        for socket in [first, second].into_iter().flatten() {
+            if let Poll::Ready(result) = socket.poll_recv(cx, bufs, meta) {
+                return Poll::Ready(result);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Sorts one received buffer. Leaves in it what the engine gets (perhaps nothing:
+    /// `meta.len` 0).
+    fn sort(&mut self, buf: &mut [u8], meta: &mut RecvMeta, now_ns: u64) {
+        let from = canonical(meta.addr);
+        let stride = meta.stride.max(1);
+        let received = meta.len;
+        let original = *meta;
+        meta.len = 0;
+        if CircuitId::from_address(&from).is_some() {
+            // Nobody outside has these addresses; a forged one must not pass for a circuit.
+            count(&self.fabric.drops.wrong_link, 1);
+            return;
+        }
+        if all_quic(&buf[..received], stride) {
+            *meta = original;
+            return;
+        }
+        let mut at = 0;
+        while at < received {
+            let run = next_run(&buf[at..received], stride);
+            let range = at..at + run;
+            at = range.end;
+            if let Some((kept, addr)) = self.handle_run(buf, range, stride, from, now_ns) {
+                self.keep(buf, kept, addr, stride, meta, &original);
+            }
+        }
+    }
+
+    /// Handles consecutive segments of one kind (and label). Returns the segments for
+    /// the engine, still in place with any header, and the address to show them under.
+    fn handle_run(
+        &self,
+        buf: &mut [u8],
+        range: Range<usize>,
+        stride: usize,
+        from: SocketAddr,
+        now_ns: u64,
+    ) -> Option<(Range<usize>, SocketAddr)> {
+        let run = &mut buf[range.clone()];
+        let segments = run.len().div_ceil(stride) as u64;
+        match classify(run) {
+            Kind::Quic => Some((range, from)),
+            Kind::Circuit => self
+                .handle_circuit(run, stride, from, now_ns)
+                .map(|c| (range, c)),
+            Kind::Probe => {
+                for packet in run.chunks(stride) {
+                    self.fabric.deliver_probe(from, packet);
+                }
+                None
+            }
+            Kind::Sealed | Kind::Unknown => {
+                count(&self.fabric.drops.unknown_kind, segments);
+                None
+            }
+        }
+    }
+
+    /// Forwards a run of one label, or names the circuit that ends here.
+    fn handle_circuit(
+        &self,
+        run: &mut [u8],
+        stride: usize,
+        from: SocketAddr,
+        now_ns: u64,
+    ) -> Option<SocketAddr> {
+        let segments = run.len().div_ceil(stride);
+        let Some(label) = Label::read(run) else {
+            count(&self.fabric.drops.malformed_circuit, segments as u64);
+            return None;
+        };
+        let bytes = run.len().saturating_sub(segments * CIRCUIT_HEADER_LEN);
+        let hop = {
+            let switch = self.fabric.switch.read().expect("no holder panics");
+            switch.route(from, label, bytes, now_ns)
+        };
+        match hop {
+            Err(reason) => {
+                count(self.fabric.drops.for_reason(reason), segments as u64);
+                None
+            }
+            Ok(Hop::Forward { to, label }) => {
+                let header = label.header();
+                for segment in run.chunks_mut(stride) {
+                    if segment.len() > CIRCUIT_HEADER_LEN {
+                        segment[..CIRCUIT_HEADER_LEN].copy_from_slice(&header);
+                    }
+                }
+                self.fabric.forward(to, run, stride);
+                None
+            }
+            Ok(Hop::Local(circuit)) => {
+                let addr = circuit.address();
+                match classify(&run[CIRCUIT_HEADER_LEN..]) {
+                    Kind::Quic => Some(addr),
+                    Kind::Probe => {
+                        for packet in run.chunks(stride) {
+                            let packet = packet.get(CIRCUIT_HEADER_LEN..).unwrap_or_default();
+                            self.fabric.deliver_probe(addr, packet);
+                        }
+                        None
+                    }
+                    _ => {
+                        count(&self.fabric.drops.unknown_kind, segments as u64);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps a run for the engine: at the front of its buffer when that is free, else
+    /// for the next poll.
+    fn keep(
+        &mut self,
+        buf: &mut [u8],
+        range: Range<usize>,
+        addr: SocketAddr,
+        stride: usize,
+        meta: &mut RecvMeta,
+        original: &RecvMeta,
+    ) {
+        let header = match CircuitId::from_address(&addr) {
+            Some(_) => CIRCUIT_HEADER_LEN,
+            None => 0,
+        };
+        let mut kept = *original;
+        kept.addr = addr;
+        kept.stride = stride - header;
+        if header > 0 {
+            kept.dst_ip = None;
+        }
+        if meta.len == 0 {
+            kept.len = strip(buf, range, stride, header);
+            *meta = kept;
+        } else if self.pending.len() < MAX_PENDING {
+            let mut bytes = buf[range].to_vec();
+            let all = 0..bytes.len();
+            let len = strip(&mut bytes, all, stride, header);
+            bytes.truncate(len);
+            kept.len = len;
+            self.pending.push_back(Pending { meta: kept, bytes });
+        } else {
+            count(&self.fabric.drops.queue_full, 1);
+        }
+    }
+}
+
+/// Moves the segments of `range` to the front of `buf` without their headers; returns
+/// the bytes now there.
+fn strip(buf: &mut [u8], range: Range<usize>, stride: usize, header: usize) -> usize {
+    let mut to = 0;
+    let mut at = range.start;
+    while at < range.end {
+        let end = (at + stride).min(range.end);
+        let start = (at + header).min(end);
+        buf.copy_within(start..end, to);
+        to += end - start;
+        at = end;
+    }
+    to
+}
+
+fn all_quic(batch: &[u8], stride: usize) -> bool {
+    batch
+        .chunks(stride)
+        .all(|segment| classify(segment) == Kind::Quic)
+}
+
+/// Length of the first run of segments that are handled alike: one kind, and for
+/// circuits one label with one kind of content.
+fn next_run(batch: &[u8], stride: usize) -> usize {
+    let key = |segment: &[u8]| {
+        let kind = classify(segment);
+        match kind {
+            Kind::Circuit => {
+                let inner = segment.get(CIRCUIT_HEADER_LEN..).map(classify);
+                (kind, Label::read(segment), inner)
+            }
+            _ => (kind, None, None),
+        }
+    };
+    let mut segments = batch.chunks(stride);
+    let Some(first) = segments.next() else {
+        return 0;
+    };
+    let first_key = key(first);
+    segments
+        .take_while(|segment| key(segment) == first_key)
+        .fold(first.len(), |len, segment| len + segment.len())
+}
+
+impl AsyncUdpSocket for MuxSocket {
+    fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
+        Box::pin(MuxSender {
+            fabric: Arc::clone(&self.fabric),
+            scratch: Vec::new(),
+            waiting: None,
+        })
+    }
+
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        for _ in 0..MAX_FORWARDED_BATCHES {
+            let n = self.take_pending(bufs, meta);
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+            let n = ready!(self.poll_sockets(cx, bufs, meta))?;
+            let now_ns = self.fabric.now_ns();
+            for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(n) {
+                self.sort(buf, meta, now_ns);
+            }
+            if meta.iter().take(n).any(|m| m.len > 0) {
+                return Poll::Ready(Ok(n));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        // The engine takes the family from here; it must be IPv6 for circuit addresses.
+        let port = self
+            .fabric
+            .local_addrs()
+            .first()
+            .map_or(0, SocketAddr::port);
+        Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port))
+    }
+
+    fn max_receive_segments(&self) -> NonZeroUsize {
+        [&self.fabric.v4, &self.fabric.v6]
+            .into_iter()
+            .flatten()
+            .map(|s| s.max_receive_segments())
+            .max()
+            .unwrap_or(NonZeroUsize::MIN)
+    }
+
+    fn may_fragment(&self) -> bool {
+        [&self.fabric.v4, &self.fabric.v6]
+            .into_iter()
+            .flatten()
+            .any(|s| s.may_fragment())
+    }
+}
+
+/// Sends for one connection of the engine.
+struct MuxSender {
+    fabric: Arc<Fabric>,
+    /// Where headers are put in front of segments.
+    scratch: Vec<u8>,
+    /// Set while the socket's buffer is full.
+    waiting: Option<Writable>,
+}
+
+impl fmt::Debug for MuxSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MuxSender")
+    }
+}
+
+impl MuxSender {
+    fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(circuit) = CircuitId::from_address(&transmit.destination) else {
+            let destination = canonical(transmit.destination);
+            let Some(socket) = self.fabric.socket_for(&destination) else {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            };
+            let src_ip = transmit.src_ip.map(|ip| ip.to_canonical());
+            return socket.try_send(&Transmit {
+                destination,
+                src_ip: src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
+                ..transmit.clone()
+            });
+        };
+        let Some((to, label)) = self.fabric.egress(circuit) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let header = label.header();
+        let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
+        self.scratch.clear();
+        for segment in transmit.contents.chunks(stride.max(1)) {
+            self.scratch.extend_from_slice(&header);
+            self.scratch.extend_from_slice(segment);
+        }
+        let segment = transmit.segment_size.map(|s| s + CIRCUIT_HEADER_LEN);
+        self.fabric.try_send(to, &self.scratch, segment)
+    }
+
+    fn socket_towards(&self, destination: &SocketAddr) -> Option<Arc<dyn DatagramSocket>> {
+        let to = match CircuitId::from_address(destination) {
+            Some(circuit) => self.fabric.egress(circuit)?.0,
+            None => canonical(*destination),
+        };
+        self.fabric.socket_for(&to).cloned()
+    }
+}
+
+impl UdpSender for MuxSender {
+    fn poll_send(
+        mut self: Pin<&mut Self>,
+        transmit: &Transmit<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let this = &mut *self;
+            if let Some(future) = &mut this.waiting {
+                ready!(future.as_mut().poll(cx))?;
+                this.waiting = None;
+            }
+            match this.try_send(transmit) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let socket = this.socket_towards(&transmit.destination);
+                    this.waiting = socket.map(|s| s.writable());
+                }
+                // A datagram that cannot be sent is a lost datagram: QUIC recovers, and
+                // an oversize probe is how path MTU discovery finds the limit.
+                Err(e) => {
+                    tracing::trace!(to = %transmit.destination, error = %e, "datagram not sent");
+                    count(&this.fabric.drops.send_failed, 1);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(()) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn max_transmit_segments(&self) -> NonZeroUsize {
+        [&self.fabric.v4, &self.fabric.v6]
+            .into_iter()
+            .flatten()
+            .map(|s| s.max_transmit_segments())
+            .min()
+            .unwrap_or(NonZeroUsize::MIN)
+    }
+}

@@ -1,0 +1,77 @@
+//! Staying connected to the bootstrap peers, and telling others to come through them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhop_base::{PeerAddr, PeerId};
+use anyhop_proto::control::{Attached, MAX_CONTROL_FRAME};
+use tokio::time::{Instant, sleep};
+
+use super::{Inner, protocols};
+use crate::{
+    session::Conn,
+    stream::{malformed, read_frame},
+};
+
+/// First wait before a lost bootstrap peer is dialled again; doubles up to [`RETRY_MAX`].
+const RETRY: Duration = Duration::from_millis(500);
+/// Longest wait.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// An attachment that held this long starts the waits anew.
+const STABLE: Duration = Duration::from_secs(30);
+
+impl Inner {
+    /// Keeps a link to a bootstrap peer and, if it relays, an attachment.
+    pub(super) async fn keep_attached(self: Arc<Self>, bootstrap: PeerAddr) {
+        let mut wait = RETRY;
+        loop {
+            let started = Instant::now();
+            match self.connect_direct(bootstrap.peer, &[bootstrap.addr]).await {
+                Ok(conn) => self.stay_attached(&conn, bootstrap.addr).await,
+                Err(e) => {
+                    tracing::info!(peer = %bootstrap.peer, error = %e, "bootstrap peer not reached");
+                }
+            }
+            if started.elapsed() >= STABLE {
+                wait = RETRY;
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Attaches and waits until the link is lost.
+    async fn stay_attached(&self, conn: &Conn, addr: SocketAddr) {
+        match self.attach(conn, addr).await {
+            Ok(()) => {}
+            Err(e) => tracing::debug!(peer = %conn.peer, error = %e, "not attached"),
+        }
+        self.set_attachment(conn.peer, None);
+        conn.quic.closed().await;
+    }
+
+    /// The open stream is the attachment.
+    async fn attach(&self, conn: &Conn, addr: SocketAddr) -> Result<(), crate::StreamError> {
+        let protocol = self.protocol(protocols::ATTACH);
+        let (_send, mut recv) = conn.open_bi(&protocol, protocols::ATTACH).await?;
+        let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
+        let attached = Attached::decode(&frame).map_err(|_| malformed(&mut recv))?;
+        if attached.relays {
+            self.set_attachment(conn.peer, Some(vec![addr]));
+        }
+        let mut rest = [0; 16];
+        while recv.read(&mut rest).await?.is_some() {}
+        Ok(())
+    }
+
+    /// Waits until some bootstrap peer is connected, if there are any to wait for.
+    pub(super) async fn bootstrapped(&self) {
+        loop {
+            let changed = self.session_changed.notified();
+            let peers: Vec<PeerId> = self.config.bootstrap.iter().map(|b| b.peer).collect();
+            if peers.is_empty() || peers.iter().any(|p| self.current(*p).is_some()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

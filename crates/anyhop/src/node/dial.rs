@@ -1,0 +1,358 @@
+//! Reaching a peer: every known way is tried, staggered, and the first that works is
+//! the session's first path. Better paths are found afterwards, by the session.
+
+use std::{
+    collections::HashMap, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
+
+use anyhop_base::PeerId;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{Inner, records::Whereabouts};
+use crate::{
+    Attempt, DialError,
+    circuit::{self, LocalCircuit},
+    engine::{Code, ConnectError, Connection, close},
+    session::{Birth, Conn},
+};
+
+/// Direct addresses tried in one dial.
+const MAX_DIRECT: usize = 8;
+/// Relays tried in one dial.
+const MAX_RELAYS: usize = 4;
+/// Head start of each way over the next (RFC 8305 section 5 suggests 100 to 250 ms).
+const STAGGER: Duration = Duration::from_millis(100);
+/// Head start of direct addresses over circuits, for a peer that says it is public.
+const CIRCUIT_DELAY: Duration = Duration::from_millis(250);
+/// How long a dial waits for the first bootstrap peer.
+const BOOTSTRAP_WAIT: Duration = Duration::from_secs(5);
+
+type Outcome = Option<Result<Arc<Conn>, DialError>>;
+
+/// Dials in progress, one for each peer.
+pub(super) type Dials = HashMap<PeerId, watch::Receiver<Outcome>>;
+
+/// A way that led to a connection, or its failure.
+type Tried = Result<(Connection, Option<LocalCircuit>), Failure>;
+
+struct Failure {
+    way: String,
+    reason: String,
+    impostor: Option<(PeerId, SocketAddr)>,
+}
+
+impl Inner {
+    /// The connection to a peer, dialled if there is none that works.
+    pub(crate) async fn connect(self: &Arc<Self>, peer: PeerId) -> Result<Arc<Conn>, DialError> {
+        if peer == self.me {
+            return Err(DialError::Myself(peer));
+        }
+        if let Some(conn) = self.working(peer) {
+            return Ok(conn);
+        }
+        self.check_session_limit(peer)?;
+        let mut dial = self.join_dial(peer);
+        match dial.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().expect("waited for an outcome"),
+            Err(_) => Err(DialError::Closed(peer)),
+        }
+    }
+
+    /// A session that answers. One whose paths are all dead is dialled over.
+    fn working(&self, peer: PeerId) -> Option<Arc<Conn>> {
+        self.current(peer).filter(|c| !c.paths.borrow().stalled)
+    }
+
+    /// The dial in progress, or a new one.
+    fn join_dial(self: &Arc<Self>, peer: PeerId) -> watch::Receiver<Outcome> {
+        let mut dials = self.dials.lock().expect("no holder panics");
+        if let Some(dial) = dials.get(&peer) {
+            return dial.clone();
+        }
+        let (sender, dial) = watch::channel(None);
+        dials.insert(peer, dial.clone());
+        drop(dials);
+        let node = Arc::clone(self);
+        self.spawn(async move {
+            let outcome = node.dial(peer).await;
+            node.dials.lock().expect("no holder panics").remove(&peer);
+            sender.send_replace(Some(outcome));
+        });
+        dial
+    }
+
+    async fn dial(self: &Arc<Self>, peer: PeerId) -> Result<Arc<Conn>, DialError> {
+        let mut found = self.whereabouts(peer);
+        let mut asked = 0;
+        if found.relays.is_empty() {
+            // Only somebody else can tell more; what is known goes first meanwhile.
+            let lookup = self.ask_around(peer, &mut found);
+            asked = lookup.await;
+        }
+        // The peer may have dialled us meanwhile.
+        if let Some(conn) = self.working(peer) {
+            return Ok(conn);
+        }
+        if found.is_empty() {
+            return Err(DialError::Unknown { peer, asked });
+        }
+        self.race_in_time(peer, &found).await
+    }
+
+    /// Asks connected peers, first waiting for one if none is there yet. With a direct
+    /// address in hand there is nothing to wait for.
+    async fn ask_around(self: &Arc<Self>, peer: PeerId, found: &mut Whereabouts) -> usize {
+        if !found.direct.is_empty() {
+            if self.is_pinned(peer) || !found.behind_nat {
+                return 0;
+            }
+        } else {
+            // Without a bootstrap peer the lookup just has nobody to ask.
+            let _ = timeout(BOOTSTRAP_WAIT, self.bootstrapped()).await;
+        }
+        self.look_up(peer, found).await
+    }
+
+    async fn race_in_time(
+        self: &Arc<Self>,
+        peer: PeerId,
+        found: &Whereabouts,
+    ) -> Result<Arc<Conn>, DialError> {
+        let limit = self.config.dial_timeout;
+        match timeout(limit, self.race(peer, found)).await {
+            Ok(Ok(conn)) => Ok(conn),
+            Ok(Err(failures)) => Err(explain(peer, failures)),
+            Err(_) => Err(DialError::Unreachable {
+                peer,
+                attempts: vec![Attempt {
+                    way: describe(found),
+                    reason: format!("no answer within {limit:?}"),
+                }],
+            }),
+        }
+    }
+
+    /// Tries every way at once, staggered; the first connection wins.
+    async fn race(
+        self: &Arc<Self>,
+        peer: PeerId,
+        found: &Whereabouts,
+    ) -> Result<Arc<Conn>, Vec<Failure>> {
+        let mut ways = JoinSet::new();
+        let mut delay = Duration::ZERO;
+        let mut direct = found.direct.clone();
+        direct.retain(|addr| self.fabric.can_reach(addr));
+        for addr in direct.into_iter().take(MAX_DIRECT) {
+            let node = Arc::clone(self);
+            ways.spawn(async move {
+                sleep(delay).await;
+                node.try_direct(peer, addr).await
+            });
+            delay += STAGGER;
+        }
+        let mut delay = if found.behind_nat || found.direct.is_empty() {
+            Duration::ZERO
+        } else {
+            CIRCUIT_DELAY
+        };
+        for (relay, addresses) in self.relays_towards(peer, found) {
+            let node = Arc::clone(self);
+            ways.spawn(async move {
+                sleep(delay).await;
+                node.try_circuit(peer, relay, &addresses).await
+            });
+            delay += STAGGER;
+        }
+        self.first_of(peer, ways).await
+    }
+
+    async fn first_of(
+        self: &Arc<Self>,
+        peer: PeerId,
+        mut ways: JoinSet<Tried>,
+    ) -> Result<Arc<Conn>, Vec<Failure>> {
+        let mut failures = Vec::new();
+        while let Some(tried) = ways.join_next().await {
+            match tried {
+                Ok(Ok((quic, circuit))) => match self.finish_dial(quic, peer, circuit).await {
+                    Ok(conn) => return Ok(conn),
+                    Err(failure) => failures.push(failure),
+                },
+                Ok(Err(failure)) => failures.push(failure),
+                Err(_) => {}
+            }
+            // The peer reached us first: that is a session too.
+            if let Some(conn) = self.working(peer) {
+                return Ok(conn);
+            }
+        }
+        Err(failures)
+    }
+
+    /// Says hello on the connection that won and makes it live.
+    async fn finish_dial(
+        self: &Arc<Self>,
+        quic: Connection,
+        peer: PeerId,
+        circuit: Option<LocalCircuit>,
+    ) -> Result<Arc<Conn>, Failure> {
+        let lost = |reason: String| Failure {
+            way: "hello".to_owned(),
+            reason,
+            impostor: None,
+        };
+        if let Err(e) = self.check_session_limit(peer) {
+            quic.close(Code::from_u32(close::TOO_MANY_SESSIONS), b"");
+            return Err(lost(e.to_string()));
+        }
+        let conn = self
+            .adopt(quic, peer, Birth { circuit })
+            .ok_or_else(|| lost("the connection ended at once".to_owned()))?;
+        match self.say_hello(&conn).await {
+            Ok(()) => Ok(conn),
+            Err(e) => Err(lost(e.to_string())),
+        }
+    }
+
+    async fn try_direct(&self, peer: PeerId, addr: SocketAddr) -> Tried {
+        let failure = |reason: String, impostor: Option<PeerId>| Failure {
+            way: format!("direct {addr}"),
+            reason,
+            impostor: impostor.map(|actual| (actual, addr)),
+        };
+        match self.engine.connect(addr, peer).await {
+            Ok(quic) => Ok((quic, None)),
+            Err(ConnectError::WrongPeer(actual)) => {
+                Err(failure(format!("{actual} answered there"), Some(actual)))
+            }
+            Err(ConnectError::Refused(why) | ConnectError::Failed(why)) => Err(failure(why, None)),
+        }
+    }
+
+    async fn try_circuit(
+        self: &Arc<Self>,
+        peer: PeerId,
+        relay: PeerId,
+        addresses: &[SocketAddr],
+    ) -> Tried {
+        let failure = |reason: String| Failure {
+            way: format!("circuit via {relay}"),
+            reason,
+            impostor: None,
+        };
+        let circuit = self.circuit_via(peer, relay, addresses).await;
+        let circuit = circuit.map_err(failure)?;
+        match self.engine.connect(circuit.id.address(), peer).await {
+            Ok(quic) => Ok((quic, Some(circuit))),
+            Err(ConnectError::WrongPeer(actual)) => {
+                Err(failure(format!("{actual} answered there")))
+            }
+            Err(ConnectError::Refused(why) | ConnectError::Failed(why)) => Err(failure(why)),
+        }
+    }
+
+    async fn circuit_via(
+        self: &Arc<Self>,
+        peer: PeerId,
+        relay: PeerId,
+        addresses: &[SocketAddr],
+    ) -> Result<LocalCircuit, String> {
+        let link = match self.link_to(relay) {
+            Some(link) => link,
+            None => self
+                .connect_direct(relay, addresses)
+                .await
+                .map_err(|e| e.to_string())?,
+        };
+        circuit::open(self, &link, &[], peer).await
+    }
+
+    /// A link to a peer over a direct path only: what circuits are built on. Boxed,
+    /// since a dial over a circuit dials its relay.
+    pub(super) fn connect_direct<'a>(
+        self: &'a Arc<Self>,
+        peer: PeerId,
+        addresses: &'a [SocketAddr],
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Conn>, DialError>> + Send + 'a>> {
+        Box::pin(self.dial_direct(peer, addresses))
+    }
+
+    async fn dial_direct(
+        self: &Arc<Self>,
+        peer: PeerId,
+        addresses: &[SocketAddr],
+    ) -> Result<Arc<Conn>, DialError> {
+        if let Some(link) = self.link_to(peer) {
+            return Ok(link);
+        }
+        self.check_session_limit(peer)?;
+        let mut found = self.whereabouts(peer);
+        found.relays.clear();
+        for addr in addresses {
+            if !found.direct.contains(addr) {
+                found.direct.insert(0, *addr);
+            }
+        }
+        if found.direct.is_empty() {
+            return Err(DialError::Unknown { peer, asked: 0 });
+        }
+        self.race_in_time(peer, &found).await
+    }
+
+    /// Relays that may lead to a peer, those we have links to first.
+    fn relays_towards(&self, peer: PeerId, found: &Whereabouts) -> Vec<(PeerId, Vec<SocketAddr>)> {
+        let mut relays = found.relays.clone();
+        relays.retain(|(relay, _)| *relay != self.me && *relay != peer);
+        relays.sort_by_key(|(relay, _)| self.link_to(*relay).is_none());
+        relays.truncate(MAX_RELAYS);
+        relays
+    }
+
+    /// A new circuit to a peer that has a session already: another path for it.
+    pub(crate) async fn circuit_to(self: &Arc<Self>, peer: PeerId) -> Result<LocalCircuit, String> {
+        let mut found = self.whereabouts(peer);
+        if self.relays_towards(peer, &found).is_empty() {
+            self.look_up(peer, &mut found).await;
+        }
+        let mut reasons = Vec::new();
+        for (relay, addresses) in self.relays_towards(peer, &found) {
+            match self.circuit_via(peer, relay, &addresses).await {
+                Ok(circuit) => return Ok(circuit),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push(format!("no relay towards {peer} is known"));
+        }
+        Err(reasons.join("; "))
+    }
+}
+
+fn describe(found: &Whereabouts) -> String {
+    let direct = found.direct.iter().map(|a| format!("direct {a}"));
+    let relays = found.relays.iter().map(|(r, _)| format!("circuit via {r}"));
+    direct.chain(relays).collect::<Vec<_>>().join(", ")
+}
+
+fn explain(peer: PeerId, failures: Vec<Failure>) -> DialError {
+    let impostor = failures.iter().find_map(|f| f.impostor);
+    if let (Some((actual, addr)), 1) = (impostor, failures.len()) {
+        return DialError::WrongPeer {
+            expected: peer,
+            actual,
+            addr,
+        };
+    }
+    let attempts = failures.into_iter().map(|f| Attempt {
+        way: f.way,
+        reason: f.reason,
+    });
+    DialError::Unreachable {
+        peer,
+        attempts: attempts.collect(),
+    }
+}

@@ -1,0 +1,414 @@
+//! Messages, requests and pings.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use anyhop_base::PeerId;
+use anyhop_proto::message::{Header, MAX_HEADER, Status};
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, timeout},
+};
+
+use super::{Inner, protocols};
+use crate::{
+    Encoding, Limits, MAX_TYPE_LEN, Message, MessageError, Pong, Received, StreamError,
+    message::Responder,
+    session::Conn,
+    stream::{RecvStream, SendStream, code, malformed, read_frame},
+};
+
+/// A body's bytes are read in chunks of this size at most.
+const CHUNK: usize = 256 * 1024;
+/// How long a peer may take to acknowledge a message that has arrived.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Received messages that nobody has taken yet.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    queue: Mutex<VecDeque<Received>>,
+    max_messages: usize,
+    bytes: Arc<Semaphore>,
+    arrived: Notify,
+}
+
+impl Inbox {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            queue: Mutex::default(),
+            max_messages: limits.max_inbox_messages,
+            bytes: Arc::new(Semaphore::new(
+                limits.max_inbox_bytes.min(Semaphore::MAX_PERMITS),
+            )),
+            arrived: Notify::new(),
+        }
+    }
+
+    /// Room for a message of `len` bytes, before it is read.
+    fn reserve(&self, len: usize) -> Option<OwnedSemaphorePermit> {
+        let queued = self.queue.lock().expect("no holder panics").len();
+        if queued >= self.max_messages {
+            return None;
+        }
+        let permits = u32::try_from(len).ok()?;
+        Arc::clone(&self.bytes).try_acquire_many_owned(permits).ok()
+    }
+
+    /// False when others filled the queue since the reservation.
+    fn push(&self, received: Received) -> bool {
+        let mut queue = self.queue.lock().expect("no holder panics");
+        if queue.len() >= self.max_messages {
+            return false;
+        }
+        queue.push_back(received);
+        self.arrived.notify_one();
+        true
+    }
+
+    pub(super) async fn pop(&self) -> Received {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut queue = self.queue.lock().expect("no holder panics");
+                if let Some(received) = queue.pop_front() {
+                    if !queue.is_empty() {
+                        self.arrived.notify_one();
+                    }
+                    return received;
+                }
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Encoding {
+    fn tag(self) -> u32 {
+        match self {
+            Self::Binary => 0,
+            Self::Utf8 => 1,
+            Self::Json => 2,
+            Self::Protobuf => 3,
+        }
+    }
+
+    /// An unknown tag is read as bytes: the body is intact, only its reading is not.
+    fn from_tag(tag: u32) -> Self {
+        match tag {
+            1 => Self::Utf8,
+            2 => Self::Json,
+            3 => Self::Protobuf,
+            _ => Self::Binary,
+        }
+    }
+}
+
+fn check(message: &Message, limit: usize) -> Result<(), MessageError> {
+    let size = message.body.len();
+    if size > limit {
+        return Err(MessageError::TooLarge {
+            size,
+            limit,
+            whose: "this node's",
+        });
+    }
+    if message.kind.len() > MAX_TYPE_LEN {
+        return Err(MessageError::Invalid(format!(
+            "its type has {} bytes, at most {MAX_TYPE_LEN} are allowed",
+            message.kind.len()
+        )));
+    }
+    let text = matches!(message.encoding, Encoding::Utf8 | Encoding::Json);
+    if text && std::str::from_utf8(&message.body).is_err() {
+        return Err(MessageError::Invalid(
+            "its encoding tag says text, but it is not UTF-8".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+async fn write_message(
+    send: &mut SendStream,
+    message: &Message,
+    wants_reply: bool,
+) -> Result<(), StreamError> {
+    let header = Header {
+        kind: message.kind.clone(),
+        encoding: message.encoding.tag(),
+        len: message.body.len() as u64,
+        wants_reply,
+    };
+    send.write_all(&header.encode()).await?;
+    send.write_chunk(message.body.clone()).await?;
+    send.finish()
+}
+
+async fn read_header(recv: &mut RecvStream) -> Result<Header, StreamError> {
+    let frame = read_frame(recv, MAX_HEADER).await?;
+    Header::decode(&frame).map_err(|_| malformed(recv))
+}
+
+/// Reads a body of announced length and the end behind it.
+async fn read_body(recv: &mut RecvStream, len: usize) -> Result<Bytes, StreamError> {
+    let mut body = Vec::with_capacity(len.min(CHUNK));
+    while let Some(chunk) = recv.read_chunk(CHUNK).await? {
+        if body.len() + chunk.len() > len {
+            return Err(malformed(recv));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    if body.len() < len {
+        return Err(malformed(recv));
+    }
+    Ok(body.into())
+}
+
+fn message_of(header: Header, body: Bytes) -> Message {
+    Message {
+        kind: header.kind,
+        encoding: Encoding::from_tag(header.encoding),
+        body,
+    }
+}
+
+impl Inner {
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        peer: PeerId,
+        message: Message,
+    ) -> Result<(), MessageError> {
+        check(&message, self.config.max_message_size)?;
+        let conn = self.connect(peer).await.map_err(StreamError::from)?;
+        let mut recv = self.open_message(&conn, &message, false).await?;
+        let status = timeout(ACK_TIMEOUT, read_status(&mut recv)).await;
+        match status.map_err(|_| self.timed_out(&conn, ACK_TIMEOUT))?? {
+            Status::Accepted => Ok(()),
+            other => Err(self.refused(peer, &message, other, &mut recv).await),
+        }
+    }
+
+    pub(super) async fn request(
+        self: &Arc<Self>,
+        peer: PeerId,
+        message: Message,
+        within: Duration,
+    ) -> Result<Message, MessageError> {
+        check(&message, self.config.max_message_size)?;
+        let conn = self.connect(peer).await.map_err(StreamError::from)?;
+        let talk = async {
+            let mut recv = self.open_message(&conn, &message, true).await?;
+            match read_status(&mut recv).await? {
+                Status::Replied => self.read_reply(peer, &mut recv).await,
+                other => Err(self.refused(peer, &message, other, &mut recv).await),
+            }
+        };
+        timeout(within, talk)
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out(&conn, within)))
+    }
+
+    /// Sends a message on a stream of its own. A peer that refuses it early stops the
+    /// stream; its status says why.
+    async fn open_message(
+        &self,
+        conn: &Conn,
+        message: &Message,
+        wants_reply: bool,
+    ) -> Result<RecvStream, MessageError> {
+        let protocol = self.protocol(protocols::MESSAGE);
+        let (mut send, recv) = conn.open_bi(&protocol, protocols::MESSAGE).await?;
+        match write_message(&mut send, message, wants_reply).await {
+            Ok(()) | Err(StreamError::Stopped { .. }) => Ok(recv),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn refused(
+        &self,
+        peer: PeerId,
+        message: &Message,
+        status: Status,
+        recv: &mut RecvStream,
+    ) -> MessageError {
+        match status {
+            Status::TooLarge => {
+                let mut limit = [0; 8];
+                if let Err(e) = recv.read_exact(&mut limit).await {
+                    return e.into();
+                }
+                MessageError::TooLarge {
+                    size: message.body.len(),
+                    limit: usize::try_from(u64::from_be_bytes(limit)).unwrap_or(usize::MAX),
+                    whose: "the peer's",
+                }
+            }
+            Status::InboxFull => MessageError::InboxFull(peer),
+            Status::NoResponder => MessageError::NoResponder {
+                peer,
+                kind: message.kind.clone(),
+            },
+            Status::Accepted | Status::Replied => MessageError::Protocol {
+                peer,
+                reason: format!("status {status:?} does not fit what was sent"),
+            },
+        }
+    }
+
+    async fn read_reply(
+        &self,
+        peer: PeerId,
+        recv: &mut RecvStream,
+    ) -> Result<Message, MessageError> {
+        let header = read_header(recv).await?;
+        let limit = self.config.max_message_size;
+        match usize::try_from(header.len) {
+            Ok(len) if len <= limit => {
+                let body = read_body(recv, len).await?;
+                Ok(message_of(header, body))
+            }
+            _ => Err(MessageError::Protocol {
+                peer,
+                reason: format!("a reply of {} bytes, {limit} are allowed", header.len),
+            }),
+        }
+    }
+
+    fn timed_out(&self, conn: &Conn, after: Duration) -> MessageError {
+        let table = conn.paths.borrow();
+        let ways: Vec<_> = table
+            .paths
+            .iter()
+            .map(|p| match p.via.join(", ") {
+                via if via.is_empty() => format!("direct {}", p.remote),
+                via => format!("circuit via {via}"),
+            })
+            .collect();
+        let note = if table.stalled {
+            format!("no path answers any more: {}", ways.join(", "))
+        } else {
+            format!("paths in use: {}", ways.join(", "))
+        };
+        MessageError::Timeout {
+            peer: conn.peer,
+            millis: after.as_millis(),
+            note,
+        }
+    }
+
+    pub(super) async fn ping(
+        self: &Arc<Self>,
+        peer: PeerId,
+        within: Duration,
+    ) -> Result<Pong, MessageError> {
+        let conn = self.connect(peer).await.map_err(StreamError::from)?;
+        let protocol = self.protocol(protocols::PING);
+        let talk = async {
+            let start = Instant::now();
+            let path = conn.paths.borrow().paths.first().cloned();
+            let (mut send, mut recv) = conn.open_bi(&protocol, protocols::PING).await?;
+            send.write_all(&[0x5a; 32]).await?;
+            send.finish()?;
+            let mut echo = [0; 32];
+            recv.read_exact(&mut echo).await?;
+            let rtt_ms = start.elapsed().as_secs_f64() * 1e3;
+            Ok::<_, StreamError>((rtt_ms, path))
+        };
+        let (rtt_ms, path) = timeout(within, talk)
+            .await
+            .map_err(|_| self.timed_out(&conn, within))??;
+        let path = path.ok_or_else(|| self.timed_out(&conn, within))?;
+        Ok(Pong {
+            rtt_ms,
+            kind: path.kind,
+            hops: path.hops(),
+        })
+    }
+
+    /// Takes a message a peer sends.
+    pub(super) async fn serve_message(
+        self: &Arc<Self>,
+        conn: &Conn,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), StreamError> {
+        let header = read_header(&mut recv).await?;
+        let limit = self.config.max_message_size;
+        let Some(len) = usize::try_from(header.len).ok().filter(|l| *l <= limit) else {
+            recv.stop(code::BUSY);
+            send.write_all(&[Status::TooLarge as u8]).await?;
+            send.write_all(&(limit as u64).to_be_bytes()).await?;
+            return send.finish();
+        };
+        let Some(room) = self.inbox.reserve(len) else {
+            return refuse(&mut send, &mut recv, Status::InboxFull).await;
+        };
+        let wants_reply = header.wants_reply;
+        let body = read_body(&mut recv, len).await?;
+        let (responder, reply) = oneshot::channel();
+        let received = Received {
+            from: conn.peer,
+            message: message_of(header, body),
+            reply: wants_reply.then(|| Responder {
+                peer: conn.peer,
+                limit,
+                channel: responder,
+            }),
+            _room: room,
+        };
+        if !self.inbox.push(received) {
+            return refuse(&mut send, &mut recv, Status::InboxFull).await;
+        }
+        if !wants_reply {
+            send.write_all(&[Status::Accepted as u8]).await?;
+            return send.finish();
+        }
+        // A requester that gives up stops the stream; the reply then has nowhere to go.
+        let reply = tokio::select! {
+            reply = reply => reply,
+            _ = send.stopped() => return Ok(()),
+        };
+        match reply {
+            Ok(message) => {
+                send.write_all(&[Status::Replied as u8]).await?;
+                write_message(&mut send, &message, false).await
+            }
+            Err(_) => refuse(&mut send, &mut recv, Status::NoResponder).await,
+        }
+    }
+}
+
+async fn refuse(
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    status: Status,
+) -> Result<(), StreamError> {
+    recv.stop(code::BUSY);
+    send.write_all(&[status as u8]).await?;
+    send.finish()
+}
+
+async fn read_status(recv: &mut RecvStream) -> Result<Status, StreamError> {
+    let mut byte = [0];
+    recv.read_exact(&mut byte).await?;
+    Status::from_byte(byte[0]).ok_or_else(|| malformed(recv))
+}
+
+impl Responder {
+    /// Sends the reply. It is lost when the requester has given up meanwhile.
+    ///
+    /// # Errors
+    /// When the reply is larger than this node's limit or does not fit its encoding tag.
+    pub async fn reply(self, message: Message) -> Result<(), MessageError> {
+        check(&message, self.limit)?;
+        self.channel.send(message).map_err(|_| {
+            MessageError::Stream(StreamError::SessionLost {
+                peer: self.peer,
+                reason: "the requester no longer waits".to_owned(),
+            })
+        })
+    }
+}

@@ -1,0 +1,427 @@
+//! A node: one participant of one network.
+//!
+//! [`Inner`] is what its tasks share. Each part of its state has one small lock, never
+//! held across an await; decisions are made by the machines of `anyhop-proto`.
+
+mod accept;
+mod attach;
+mod dial;
+mod inbox;
+pub(crate) mod punch;
+mod records;
+mod registry;
+mod start;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
+    time::Duration,
+};
+
+use anyhop_base::{Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, quic_multiaddr};
+use anyhop_proto::circuit::{CircuitId, LinkId, RelayBook};
+use tokio::{
+    sync::{Notify, broadcast, mpsc},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use accept::Listener;
+
+use crate::{
+    Config, DialError, Incoming, Message, MessageError, NodeStatus, PathInfo, Pong, ProtocolTaken,
+    Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError, StreamError,
+    circuit::Circuits,
+    engine::{Engine, Fabric},
+    net::{Host, OsHost},
+};
+
+/// Names of the library's own protocols, within the network's prefix.
+pub(crate) mod protocols {
+    pub(crate) const HELLO: &str = "hello/1";
+    pub(crate) const RECORD: &str = "record/1";
+    pub(crate) const LOOKUP: &str = "lookup/1";
+    pub(crate) const ATTACH: &str = "attach/1";
+    pub(crate) const PUNCH: &str = "punch/1";
+    pub(crate) const CIRCUIT: &str = "circuit/1";
+    pub(crate) const MESSAGE: &str = "message/1";
+    pub(crate) const PING: &str = "ping/1";
+    /// Prefix of the applications' protocols.
+    pub(crate) const APP: &str = "app/";
+}
+
+/// Events a slow reader may lag behind before it loses the oldest.
+const EVENT_QUEUE: usize = 1024;
+
+/// What happened on a node.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The first session with a peer, or a new one after it was lost.
+    SessionOpened {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The session with a peer ended.
+    SessionClosed {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+    },
+    /// New data to a peer goes over this path now.
+    PathSelected {
+        /// The peer.
+        peer: PeerId,
+        /// The path.
+        path: PathInfo,
+    },
+    /// A path to a peer is gone; the session goes on if it has another.
+    PathLost {
+        /// The peer.
+        peer: PeerId,
+        /// The path as it was last.
+        path: PathInfo,
+        /// Why.
+        reason: String,
+    },
+    /// What this node tells others about itself changed: addresses or attachments.
+    AddressesChanged,
+}
+
+/// What the tasks of a node share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) me: PeerId,
+    pub(crate) config: Config,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) relay: Mutex<RelayBook>,
+    pub(crate) circuits: Circuits,
+    keypair: Keypair,
+    network_id: NetworkId,
+    host: Arc<dyn Host>,
+    engine: Engine,
+    clock: records::WallClock,
+    started: Instant,
+    book: Mutex<records::Book>,
+    sessions: Mutex<registry::Registry>,
+    dials: Mutex<dial::Dials>,
+    protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
+    inbox: inbox::Inbox,
+    record_dirty: Notify,
+    session_changed: Notify,
+    events: broadcast::Sender<Event>,
+    next_link: AtomicU64,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Inner {
+    /// The wire name of one of the library's protocols.
+    pub(crate) fn protocol(&self, name: &str) -> String {
+        self.network_id.protocol(name)
+    }
+
+    /// The wire name of an application's protocol.
+    pub(crate) fn app_protocol(&self, name: &str) -> Result<String, StreamError> {
+        let wire = self
+            .network_id
+            .protocol(&format!("{}{name}", protocols::APP));
+        if name.is_empty() || wire.len() > crate::MAX_PROTOCOL_LEN {
+            return Err(StreamError::BadProtocolName(name.to_owned()));
+        }
+        Ok(wire)
+    }
+
+    /// Runs a task until it ends or the node stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn set_link(&self, link: LinkId, addresses: Vec<SocketAddr>) {
+        self.fabric
+            .switch
+            .write()
+            .expect("no holder panics")
+            .set_link(link, addresses);
+    }
+
+    /// Where a circuit's datagrams leave this node to.
+    pub(crate) fn first_hop(&self, circuit: CircuitId) -> Option<SocketAddr> {
+        let switch = self.fabric.switch.read().expect("no holder panics");
+        switch.egress(circuit).map(|(to, _)| to)
+    }
+
+    /// Whether the session with a peer must not be closed for being idle.
+    pub(crate) fn is_pinned(&self, peer: PeerId) -> bool {
+        self.config.bootstrap.iter().any(|b| b.peer == peer)
+    }
+
+    /// Addresses of our sockets as others on our networks may use them: a wildcard
+    /// becomes the interfaces' addresses, loopback only where there is nothing else.
+    pub(crate) fn listen_addrs(&self) -> Vec<SocketAddr> {
+        let interfaces = self.host.interface_addresses().unwrap_or_default();
+        let mut out = Vec::new();
+        for local in self.fabric.local_addrs() {
+            if !local.ip().is_unspecified() {
+                out.push(local);
+                continue;
+            }
+            let of_family = interfaces
+                .iter()
+                .filter(|ip| ip.is_ipv4() == local.is_ipv4());
+            let (loopback, others): (Vec<_>, Vec<_>) =
+                of_family.copied().partition(|ip| ip.is_loopback());
+            let usable = if others.is_empty() { loopback } else { others };
+            out.extend(
+                usable
+                    .into_iter()
+                    .map(|ip| SocketAddr::new(ip, local.port())),
+            );
+        }
+        // Loopback of one family helps nobody when the other has real addresses.
+        if out.iter().any(|a| !a.ip().is_loopback()) {
+            out.retain(|a| !a.ip().is_loopback());
+        }
+        out
+    }
+
+    fn book(&self) -> MutexGuard<'_, records::Book> {
+        self.book.lock().expect("no holder panics")
+    }
+}
+
+/// A running participant of one network. Clones are handles to the same node; it runs
+/// until [`close`](Self::close).
+#[derive(Debug, Clone)]
+pub struct Node(Arc<Inner>);
+
+impl Node {
+    /// Starts a node on the operating system's network.
+    ///
+    /// # Errors
+    /// When a listen address cannot be bound.
+    pub async fn start(keypair: Keypair, config: Config) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(OsHost), keypair, config).await
+    }
+
+    /// Starts a node on another host, such as a simulated one.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_on(
+        host: Arc<dyn Host>,
+        keypair: Keypair,
+        config: Config,
+    ) -> Result<Self, StartError> {
+        start::start(host, keypair, config).map(Self)
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.0.me
+    }
+
+    /// The network this node lives in.
+    #[must_use]
+    pub fn network(&self) -> &NetworkName {
+        &self.0.config.network
+    }
+
+    /// The multiaddrs others may dial, each ending in `/p2p/<PeerId>`.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        let addrs = self.0.listen_addrs().into_iter();
+        addrs
+            .filter_map(|a| PeerAddr::new(self.0.me, a).ok())
+            .map(|a| a.to_multiaddr())
+            .collect()
+    }
+
+    /// A snapshot of this node.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let inner = &self.0;
+        let observed = inner.observed_addrs().into_iter();
+        let relay = RelayStatus {
+            enabled: inner.config.relay.enabled,
+            circuits: inner.relay.lock().expect("no holder panics").circuits(),
+            forwarded_bytes: inner
+                .fabric
+                .switch
+                .read()
+                .expect("no holder panics")
+                .forwarded_bytes(),
+        };
+        NodeStatus {
+            peer_id: inner.me.to_string(),
+            network: inner.config.network.to_string(),
+            addresses: self.addresses().iter().map(ToString::to_string).collect(),
+            observed_addresses: observed
+                .filter_map(|a| quic_multiaddr(a).ok())
+                .map(|a| a.to_string())
+                .collect(),
+            relay,
+            attachments: inner.book().attachments().map(|p| p.to_string()).collect(),
+            sessions: inner.current_conns().len(),
+            uptime_s: inner.started.elapsed().as_secs(),
+            dropped: inner.fabric.drop_counts(),
+        }
+    }
+
+    /// All sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let conns = self.0.current_conns();
+        conns.iter().map(|c| c.info()).collect()
+    }
+
+    /// The session with one peer, if there is one.
+    #[must_use]
+    pub fn session_info(&self, peer: PeerId) -> Option<SessionInfo> {
+        self.0.current(peer).map(|c| c.info())
+    }
+
+    /// Peers this node has a session with or knows something of, without duplicates.
+    #[must_use]
+    pub fn known_peers(&self) -> Vec<PeerId> {
+        let mut peers: Vec<_> = self.0.book().peers().collect();
+        peers.extend(self.0.current_conns().iter().map(|c| c.peer));
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
+    /// Remembers an address to dial a peer at.
+    pub fn add_address(&self, addr: &PeerAddr) {
+        self.0.remember(addr.peer, addr.addr);
+    }
+
+    /// The session with a peer; dials when there is none. Concurrent calls share one
+    /// dial.
+    ///
+    /// # Errors
+    /// Why no way to the peer worked, each with its reason.
+    pub async fn connect(&self, peer: PeerId) -> Result<Session, DialError> {
+        let conn = self.0.connect(peer).await?;
+        Ok(Session {
+            node: Arc::clone(&self.0),
+            conn,
+        })
+    }
+
+    /// Opens a bidirectional stream; dials when there is no session.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached or the name is malformed. An unknown protocol
+    /// shows when the stream is used.
+    pub async fn open_bi(
+        &self,
+        peer: PeerId,
+        protocol: &str,
+    ) -> Result<(SendStream, RecvStream), StreamError> {
+        self.connect(peer).await?.open_bi(protocol).await
+    }
+
+    /// Opens a unidirectional stream; dials when there is no session.
+    ///
+    /// # Errors
+    /// As [`open_bi`](Self::open_bi).
+    pub async fn open_uni(&self, peer: PeerId, protocol: &str) -> Result<SendStream, StreamError> {
+        self.connect(peer).await?.open_uni(protocol).await
+    }
+
+    /// Accepts streams of a protocol until the listener is dropped.
+    ///
+    /// # Errors
+    /// When the protocol has a listener already.
+    pub fn accept(&self, protocol: &str) -> Result<Listener, ProtocolTaken> {
+        self.0.listen(protocol)
+    }
+
+    /// Runs `handler` for each incoming stream of a protocol, concurrently, until the
+    /// node stops.
+    ///
+    /// # Errors
+    /// When the protocol has a listener already.
+    pub fn handle<F, T>(&self, protocol: &str, handler: F) -> Result<(), ProtocolTaken>
+    where
+        F: Fn(Incoming) -> T + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let mut listener = self.accept(protocol)?;
+        let inner = Arc::clone(&self.0);
+        self.0.spawn(async move {
+            while let Some(incoming) = listener.next().await {
+                inner.spawn(handler(incoming));
+            }
+        });
+        Ok(())
+    }
+
+    /// Sends one echo over the session's selected path; dials when there is no session.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached or does not answer in time.
+    pub async fn ping(&self, peer: PeerId, timeout: Duration) -> Result<Pong, MessageError> {
+        self.0.ping(peer, timeout).await
+    }
+
+    /// Sends one message; returns when the peer has it in its inbox.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached or does not take it; nothing is kept then.
+    pub async fn send(&self, peer: PeerId, message: Message) -> Result<(), MessageError> {
+        self.0.send(peer, message).await
+    }
+
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and when no reply comes in time.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        message: Message,
+        timeout: Duration,
+    ) -> Result<Message, MessageError> {
+        self.0.request(peer, message, timeout).await
+    }
+
+    /// Takes the next received message or request, in order of arrival; `None` once the
+    /// node is closed. Concurrent callers each get different ones.
+    pub async fn recv(&self) -> Option<Received> {
+        tokio::select! {
+            received = self.0.inbox.pop() => Some(received),
+            () = self.0.stop.cancelled() => None,
+        }
+    }
+
+    /// What happens on this node from now on. A reader that lags loses the oldest.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// Tells every peer, closes all sessions and stops. Can be called more than once.
+    pub async fn close(&self) {
+        self.0.engine.close().await;
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}

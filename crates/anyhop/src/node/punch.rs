@@ -1,0 +1,91 @@
+//! Agreeing on a punch: both sides tell where they may be reached, over the session's
+//! circuit, then ping each other's candidates.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhop_proto::control::{Candidates, MAX_CANDIDATES, MAX_CONTROL_FRAME};
+use tokio::time::timeout;
+
+use super::{Inner, protocols};
+use crate::{
+    StreamError,
+    session::{Command, Conn},
+    stream::{RecvStream, SendStream, malformed, read_frame},
+};
+
+/// How long the exchange may take.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Client side: sends our candidates, returns the peer's.
+pub(crate) async fn exchange(
+    node: &Arc<Inner>,
+    conn: &Arc<Conn>,
+) -> Result<Vec<SocketAddr>, StreamError> {
+    let talk = async {
+        let protocol = node.protocol(protocols::PUNCH);
+        let (mut send, mut recv) = conn.open_bi(&protocol, protocols::PUNCH).await?;
+        send.write_all(&node.candidates().encode()).await?;
+        send.finish()?;
+        read_candidates(&mut recv).await
+    };
+    timeout(EXCHANGE_TIMEOUT, talk).await.unwrap_or_else(|_| {
+        Err(StreamError::SessionLost {
+            peer: conn.peer,
+            reason: "the peer did not answer the punch in time".to_owned(),
+        })
+    })
+}
+
+/// Server side: answers with our candidates and starts to ping the peer's.
+pub(crate) async fn serve(
+    node: Arc<Inner>,
+    conn: Arc<Conn>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> Result<(), StreamError> {
+    let candidates = read_candidates(&mut recv).await?;
+    if node.config.direct_paths {
+        send.write_all(&node.candidates().encode()).await?;
+    } else {
+        let none = Candidates {
+            addresses: Vec::new(),
+        };
+        send.write_all(&none.encode()).await?;
+    }
+    send.finish()?;
+    if node.config.direct_paths {
+        // A full queue drops the punch; the client tries again.
+        let _ = conn.commands.try_send(Command::Punch(candidates));
+    }
+    Ok(())
+}
+
+async fn read_candidates(recv: &mut RecvStream) -> Result<Vec<SocketAddr>, StreamError> {
+    let frame = read_frame(recv, MAX_CONTROL_FRAME).await?;
+    let candidates = Candidates::decode(&frame).map_err(|_| malformed(recv))?;
+    Ok(candidates.addresses)
+}
+
+impl Inner {
+    /// Where this node may be reached: as others see it, then its own interfaces.
+    pub(crate) fn candidates(&self) -> Candidates {
+        let mut addresses: Vec<SocketAddr> = self.observed_addrs();
+        for addr in self.listen_addrs() {
+            if !addresses.contains(&addr) && !is_loopback_only(&addr, &addresses) {
+                addresses.push(addr);
+            }
+        }
+        addresses.truncate(MAX_CANDIDATES);
+        Candidates { addresses }
+    }
+}
+
+/// Loopback is a candidate only for a node that nobody sees elsewhere.
+fn is_loopback_only(addr: &SocketAddr, observed: &[SocketAddr]) -> bool {
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    is_loopback(addr.ip()) && observed.iter().any(|o| !is_loopback(o.ip()))
+}

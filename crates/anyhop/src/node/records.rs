@@ -1,0 +1,460 @@
+//! What nodes know of each other: signed records, told on every session and asked for
+//! when a peer is to be dialled.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhop_base::{
+    Attachment, PeerId, Reachability, Record, SignedRecord, dialable, parse_quic_multiaddr,
+    quic_multiaddr,
+    record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, MAX_RECORD_LEN},
+};
+use anyhop_proto::{
+    circuit::LinkId,
+    control::{Answer, Hello, MAX_CONTROL_FRAME, Query},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use super::{Inner, protocols};
+use crate::{
+    Event, StreamError,
+    session::Conn,
+    stream::{RecvStream, SendStream, malformed, read_frame},
+};
+
+/// Records of others kept; the one that expires first makes room.
+const MAX_RECORDS: usize = 16_384;
+/// Addresses of one peer, told by hand.
+const MAX_MANUAL_ADDRESSES: usize = 8;
+/// Peers with addresses told by hand.
+const MAX_MANUAL_PEERS: usize = 1024;
+/// Lifetime of our own record; it is renewed at half of that.
+const RECORD_LIFETIME_S: u64 = 3600;
+/// Changes of our record within this time go out as one.
+const RECORD_DEBOUNCE: Duration = Duration::from_millis(20);
+/// Peers asked for a record at once.
+const MAX_ASKED: usize = 8;
+/// How long a lookup may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Observed addresses told to others, per node.
+const MAX_OBSERVED: usize = 8;
+
+/// Wall-clock time that follows tokio's clock, so that a simulated run has one time.
+#[derive(Debug)]
+pub(super) struct WallClock {
+    system: SystemTime,
+    instant: Instant,
+}
+
+impl WallClock {
+    pub(super) fn new() -> Self {
+        Self {
+            system: SystemTime::now(),
+            instant: Instant::now(),
+        }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        let now = self.system + self.instant.elapsed();
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Everything known about where peers are.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    records: HashMap<PeerId, SignedRecord>,
+    manual: BTreeMap<PeerId, Vec<SocketAddr>>,
+    /// How each link's peer sees us.
+    observed: BTreeMap<LinkId, SocketAddr>,
+    /// Relays we keep links to, and their addresses.
+    attachments: BTreeMap<PeerId, Vec<SocketAddr>>,
+    own: Option<SignedRecord>,
+    last_seq: u64,
+}
+
+impl Book {
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.records.keys().chain(self.manual.keys()).copied()
+    }
+
+    pub(super) fn attachments(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.attachments.keys().copied()
+    }
+
+    fn observed(&self) -> Vec<SocketAddr> {
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        for addr in self.observed.values().rev() {
+            if !seen.contains(addr) && seen.len() < MAX_OBSERVED {
+                seen.push(*addr);
+            }
+        }
+        seen
+    }
+
+    fn insert(&mut self, record: SignedRecord) {
+        let peer = record.record().peer;
+        let known = self.records.get(&peer);
+        if known.is_some_and(|k| !record.is_newer_than(k)) {
+            return;
+        }
+        if known.is_none() && self.records.len() >= MAX_RECORDS {
+            let soonest = self
+                .records
+                .iter()
+                .min_by_key(|(_, r)| r.record().expires_unix_s)
+                .map(|(peer, _)| *peer);
+            if let Some(soonest) = soonest {
+                self.records.remove(&soonest);
+            }
+        }
+        self.records.insert(peer, record);
+    }
+}
+
+/// What is known of a peer that is to be dialled.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Whereabouts {
+    /// Addresses to dial directly.
+    pub(super) direct: Vec<SocketAddr>,
+    /// Relays to reach it through, with their addresses.
+    pub(super) relays: Vec<(PeerId, Vec<SocketAddr>)>,
+    /// Whether it says it cannot be dialled directly.
+    pub(super) behind_nat: bool,
+}
+
+impl Whereabouts {
+    fn add_record(&mut self, record: &Record) {
+        self.behind_nat = record.reachability == Reachability::BehindNat;
+        for addr in socket_addrs(&record.addresses) {
+            self.add_direct(addr);
+        }
+        for attachment in &record.attachments {
+            self.add_relay(attachment.relay, socket_addrs(&attachment.addresses));
+        }
+    }
+
+    fn add_direct(&mut self, addr: SocketAddr) {
+        if !self.direct.contains(&addr) {
+            self.direct.push(addr);
+        }
+    }
+
+    fn add_relay(&mut self, relay: PeerId, addresses: Vec<SocketAddr>) {
+        match self.relays.iter_mut().find(|(peer, _)| *peer == relay) {
+            Some((_, known)) if known.is_empty() => *known = addresses,
+            Some(_) => {}
+            None => self.relays.push((relay, addresses)),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.direct.is_empty() && self.relays.is_empty()
+    }
+}
+
+fn socket_addrs(addresses: &[anyhop_base::Multiaddr]) -> Vec<SocketAddr> {
+    addresses
+        .iter()
+        .filter_map(|a| parse_quic_multiaddr(a).ok())
+        .map(|(addr, _)| addr)
+        .collect()
+}
+
+impl Inner {
+    pub(crate) fn now_unix_s(&self) -> u64 {
+        self.clock.unix_ms() / 1000
+    }
+
+    /// Where others see this node, newest link first.
+    pub(crate) fn observed_addrs(&self) -> Vec<SocketAddr> {
+        self.book().observed()
+    }
+
+    /// A peer told how it sees us over a link.
+    pub(crate) fn observed(&self, link: LinkId, addr: SocketAddr) {
+        if dialable(addr).is_err() {
+            return;
+        }
+        let before = {
+            let mut book = self.book();
+            let before = book.observed();
+            book.observed.insert(link, addr);
+            (before != book.observed()).then_some(())
+        };
+        if before.is_some() {
+            self.record_changed();
+        }
+    }
+
+    pub(super) fn forget_observation(&self, link: LinkId) {
+        self.book().observed.remove(&link);
+    }
+
+    /// Remembers an address told by hand.
+    pub(crate) fn remember(&self, peer: PeerId, addr: SocketAddr) {
+        let mut book = self.book();
+        if book.manual.len() >= MAX_MANUAL_PEERS && !book.manual.contains_key(&peer) {
+            book.manual.pop_first();
+        }
+        let known = book.manual.entry(peer).or_default();
+        if !known.contains(&addr) {
+            known.insert(0, addr);
+            known.truncate(MAX_MANUAL_ADDRESSES);
+        }
+    }
+
+    pub(super) fn set_attachment(&self, relay: PeerId, addresses: Option<Vec<SocketAddr>>) {
+        {
+            let mut book = self.book();
+            match addresses {
+                Some(addresses) => book.attachments.insert(relay, addresses),
+                None => book.attachments.remove(&relay),
+            };
+        }
+        self.record_changed();
+    }
+
+    pub(crate) fn record_changed(&self) {
+        self.record_dirty.notify_one();
+    }
+
+    /// Our record as it would be now.
+    fn make_record(&self) -> Record {
+        let observed = self.observed_addrs();
+        let own = self.listen_addrs();
+        let reachability = if observed.is_empty() {
+            Reachability::Unknown
+        } else if observed.iter().any(|o| own.contains(o)) {
+            Reachability::Public
+        } else {
+            Reachability::BehindNat
+        };
+        let mut addresses = observed;
+        addresses.extend(own);
+        let mut known = Vec::new();
+        for multiaddr in addresses.into_iter().filter_map(|a| quic_multiaddr(a).ok()) {
+            if !known.contains(&multiaddr) && known.len() < MAX_RECORD_ADDRESSES {
+                known.push(multiaddr);
+            }
+        }
+        let attachments = self.book().attachments.clone();
+        Record {
+            peer: self.me,
+            seq: 0,
+            expires_unix_s: 0,
+            addresses: known,
+            attachments: attachments
+                .into_iter()
+                .take(MAX_ATTACHMENTS)
+                .map(|(relay, addrs)| Attachment {
+                    relay,
+                    addresses: addrs
+                        .into_iter()
+                        .filter_map(|a| quic_multiaddr(a).ok())
+                        .take(MAX_ATTACHMENT_ADDRESSES)
+                        .collect(),
+                })
+                .collect(),
+            reachability,
+            relays_for_others: self.config.relay.enabled,
+        }
+    }
+
+    /// Our current record, encoded; empty when it cannot be signed.
+    pub(crate) fn own_record(&self) -> Vec<u8> {
+        let own = self.book().own.as_ref().map(SignedRecord::encode);
+        own.or_else(|| Some(self.renew_record()?.encode()))
+            .unwrap_or_default()
+    }
+
+    /// Signs a new record if ours has changed or is old; `None` when it is still good.
+    pub(super) fn renew_record(&self) -> Option<SignedRecord> {
+        let mut record = self.make_record();
+        let now_ms = self.clock.unix_ms();
+        let seq = {
+            let mut book = self.book();
+            let same = book.own.as_ref().is_some_and(|own| {
+                let own = own.record();
+                let fresh = own.expires_unix_s > now_ms / 1000 + RECORD_LIFETIME_S / 2;
+                let mut as_if = record.clone();
+                (as_if.seq, as_if.expires_unix_s) = (own.seq, own.expires_unix_s);
+                fresh && as_if == *own
+            });
+            if same {
+                return None;
+            }
+            book.last_seq = now_ms.max(book.last_seq + 1);
+            book.last_seq
+        };
+        record.seq = seq;
+        record.expires_unix_s = now_ms / 1000 + RECORD_LIFETIME_S;
+        match record.sign(&self.keypair, self.network_id) {
+            Ok(signed) => {
+                self.book().own = Some(signed.clone());
+                Some(signed)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "cannot sign this node's record");
+                None
+            }
+        }
+    }
+
+    /// Keeps our record current and tells every session's peer about changes.
+    pub(super) async fn keep_record(self: Arc<Self>) {
+        let renewal = Duration::from_secs(RECORD_LIFETIME_S / 4);
+        loop {
+            // Times out when it is time to renew.
+            let _ = timeout(renewal, self.record_dirty.notified()).await;
+            tokio::time::sleep(RECORD_DEBOUNCE).await;
+            let Some(record) = self.renew_record() else {
+                continue;
+            };
+            self.emit(Event::AddressesChanged);
+            let hello = Hello {
+                record: record.encode(),
+            }
+            .encode();
+            for conn in self.current_conns() {
+                let (node, hello) = (Arc::clone(&self), hello.clone());
+                self.spawn(async move {
+                    // The session's end is told elsewhere.
+                    let _ = tell(&node, &conn, protocols::RECORD, &hello).await;
+                });
+            }
+        }
+    }
+
+    /// Sends the first stream of a dialled connection.
+    pub(super) async fn say_hello(&self, conn: &Conn) -> Result<(), StreamError> {
+        let hello = Hello {
+            record: self.own_record(),
+        };
+        tell(self, conn, protocols::HELLO, &hello.encode()).await
+    }
+
+    /// Answers a hello with our own record.
+    pub(super) async fn tell_record(&self, conn: &Conn) -> Result<(), StreamError> {
+        let hello = Hello {
+            record: self.own_record(),
+        };
+        tell(self, conn, protocols::RECORD, &hello.encode()).await
+    }
+
+    /// Reads a hello or record frame and keeps what it says about its sender.
+    pub(super) async fn read_hello(&self, recv: &mut RecvStream) -> Result<(), StreamError> {
+        let frame = read_frame(recv, MAX_CONTROL_FRAME).await?;
+        let hello = Hello::decode(&frame).map_err(|_| malformed(recv))?;
+        if !hello.record.is_empty() {
+            self.learn(&hello.record);
+        }
+        Ok(())
+    }
+
+    /// Checks and keeps a record; a bad one is dropped.
+    fn learn(&self, bytes: &[u8]) -> Option<Record> {
+        if bytes.len() > MAX_RECORD_LEN {
+            return None;
+        }
+        match SignedRecord::decode(bytes, self.network_id, self.now_unix_s()) {
+            Ok(signed) => {
+                let record = signed.record().clone();
+                self.book().insert(signed);
+                Some(record)
+            }
+            Err(e) => {
+                tracing::debug!(error = %e, "record refused");
+                None
+            }
+        }
+    }
+
+    /// Answers a peer that asks for somebody's record.
+    pub(super) async fn serve_lookup(
+        &self,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), StreamError> {
+        let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
+        let query = Query::decode(&frame).map_err(|_| malformed(&mut recv))?;
+        let now = self.now_unix_s();
+        let record = {
+            let book = self.book();
+            let known = book.records.get(&query.peer);
+            known
+                .filter(|r| r.record().expires_unix_s > now)
+                .map(SignedRecord::encode)
+        };
+        let linked = self.config.relay.enabled && self.link_to(query.peer).is_some();
+        let answer = Answer {
+            record: record.unwrap_or_default(),
+            linked,
+        };
+        send.write_all(&answer.encode()).await?;
+        send.finish()
+    }
+
+    /// What this node itself knows of a peer's whereabouts.
+    pub(super) fn whereabouts(&self, peer: PeerId) -> Whereabouts {
+        let now = self.now_unix_s();
+        let mut found = Whereabouts::default();
+        let book = self.book();
+        for addr in book.manual.get(&peer).into_iter().flatten() {
+            found.add_direct(*addr);
+        }
+        let record = book.records.get(&peer);
+        if let Some(record) = record.filter(|r| r.record().expires_unix_s > now) {
+            found.add_record(record.record());
+        }
+        found
+    }
+
+    /// Asks connected peers about a peer. Returns how many were asked.
+    pub(super) async fn look_up(self: &Arc<Self>, peer: PeerId, found: &mut Whereabouts) -> usize {
+        let mut asked = JoinSet::new();
+        for conn in self.whom_to_ask(peer, MAX_ASKED) {
+            let node = Arc::clone(self);
+            asked.spawn(async move {
+                let answer = timeout(LOOKUP_TIMEOUT, node.ask_for(&conn, peer)).await;
+                (conn.peer, answer.ok().and_then(Result::ok))
+            });
+        }
+        let count = asked.len();
+        while let Some(Ok((who, answer))) = asked.join_next().await {
+            let Some(answer) = answer else { continue };
+            let record = self.learn(&answer.record);
+            if let Some(record) = record.filter(|r| r.peer == peer) {
+                found.add_record(&record);
+            }
+            if answer.linked {
+                found.add_relay(who, Vec::new());
+            }
+        }
+        count
+    }
+
+    async fn ask_for(&self, conn: &Conn, peer: PeerId) -> Result<Answer, StreamError> {
+        let protocol = self.protocol(protocols::LOOKUP);
+        let (mut send, mut recv) = conn.open_bi(&protocol, protocols::LOOKUP).await?;
+        send.write_all(&Query { peer }.encode()).await?;
+        send.finish()?;
+        let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
+        Answer::decode(&frame).map_err(|_| malformed(&mut recv))
+    }
+}
+
+/// Sends one frame on a unidirectional stream of its own.
+async fn tell(node: &Inner, conn: &Conn, protocol: &str, frame: &[u8]) -> Result<(), StreamError> {
+    let mut send = conn.open_uni(&node.protocol(protocol), protocol).await?;
+    send.write_all(frame).await?;
+    send.finish()
+}

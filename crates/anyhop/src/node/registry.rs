@@ -1,0 +1,170 @@
+//! The connections of a node: which one is a peer's session.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::Ordering},
+};
+
+use anyhop_base::PeerId;
+use anyhop_proto::{
+    circuit::LinkId,
+    session::{Candidate, Keep, arbitrate},
+};
+
+use super::Inner;
+use crate::{
+    DialError, Event,
+    engine::Connection,
+    session::{Birth, Conn, Driver},
+};
+
+/// All live connections.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    peers: BTreeMap<PeerId, Entry>,
+    links: HashMap<LinkId, Arc<Conn>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    current: Arc<Conn>,
+    /// Superseded connections whose streams still run.
+    others: Vec<Arc<Conn>>,
+}
+
+impl Registry {
+    fn insert(&mut self, conn: &Arc<Conn>, me: PeerId) {
+        self.links.insert(conn.id, Arc::clone(conn));
+        let Some(entry) = self.peers.get_mut(&conn.peer) else {
+            let entry = Entry {
+                current: Arc::clone(conn),
+                others: Vec::new(),
+            };
+            self.peers.insert(conn.peer, entry);
+            return;
+        };
+        let candidate = |c: &Conn| Candidate {
+            dialer: c.dialer(me),
+            age: c.opened.elapsed(),
+        };
+        let keep = if entry.current.is_closed() || entry.current.paths.borrow().stalled {
+            Keep::New
+        } else {
+            arbitrate(candidate(&entry.current), candidate(conn))
+        };
+        let loser = match keep {
+            Keep::Existing => Arc::clone(conn),
+            Keep::New => std::mem::replace(&mut entry.current, Arc::clone(conn)),
+        };
+        loser.superseded.store(true, Ordering::Relaxed);
+        entry.others.push(loser);
+    }
+
+    /// Removes a connection; true when its peer has no other.
+    fn remove(&mut self, conn: &Conn) -> bool {
+        self.links.remove(&conn.id);
+        let Some(entry) = self.peers.get_mut(&conn.peer) else {
+            return false;
+        };
+        entry.others.retain(|c| c.id != conn.id);
+        if entry.current.id != conn.id {
+            return false;
+        }
+        if let Some(next) = entry.others.pop() {
+            next.superseded.store(false, Ordering::Relaxed);
+            entry.current = next;
+            return false;
+        }
+        self.peers.remove(&conn.peer);
+        true
+    }
+}
+
+impl Inner {
+    /// Makes an authenticated connection live. `None` when it is closed already.
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        quic: Connection,
+        peer: PeerId,
+        birth: Birth,
+    ) -> Option<Arc<Conn>> {
+        let id = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let (conn, commands) = Conn::new(id, peer, quic)?;
+        let driver = Driver::new(Arc::clone(self), Arc::clone(&conn), commands, birth)?;
+        let first = {
+            let mut sessions = self.sessions.lock().expect("no holder panics");
+            let first = !sessions.peers.contains_key(&peer);
+            sessions.insert(&conn, self.me);
+            first
+        };
+        if first {
+            self.emit(Event::SessionOpened { peer });
+        }
+        self.session_changed.notify_waiters();
+        // Not cancelled on stop: it ends with its connection, which the stop closes.
+        self.tasks.spawn(driver.run());
+        Some(conn)
+    }
+
+    /// A connection's driver has ended.
+    pub(crate) fn conn_ended(&self, conn: &Conn, reason: &str) {
+        let last = {
+            let mut sessions = self.sessions.lock().expect("no holder panics");
+            sessions.remove(conn)
+        };
+        self.fabric
+            .switch
+            .write()
+            .expect("no holder panics")
+            .remove_link(conn.id);
+        self.forget_observation(conn.id);
+        if last {
+            self.emit(Event::SessionClosed {
+                peer: conn.peer,
+                reason: reason.to_owned(),
+            });
+        }
+        self.session_changed.notify_waiters();
+    }
+
+    /// The connection that carries a peer's session.
+    pub(crate) fn current(&self, peer: PeerId) -> Option<Arc<Conn>> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        let current = &sessions.peers.get(&peer)?.current;
+        (!current.is_closed()).then(|| Arc::clone(current))
+    }
+
+    /// The connections that carry sessions.
+    pub(crate) fn current_conns(&self) -> Vec<Arc<Conn>> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        let current = sessions.peers.values().map(|e| Arc::clone(&e.current));
+        current.collect()
+    }
+
+    /// The link to a neighbour: its session, when that has a direct path.
+    pub(crate) fn link_to(&self, peer: PeerId) -> Option<Arc<Conn>> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        let entry = sessions.peers.get(&peer)?;
+        let mut conns = std::iter::once(&entry.current).chain(&entry.others);
+        conns.find(|c| c.is_link()).map(Arc::clone)
+    }
+
+    /// Refuses more sessions than the limit.
+    pub(super) fn check_session_limit(&self, peer: PeerId) -> Result<(), DialError> {
+        let limit = self.config.limits.max_sessions;
+        let sessions = self.sessions.lock().expect("no holder panics");
+        if sessions.links.len() >= limit && !sessions.peers.contains_key(&peer) {
+            return Err(DialError::TooManySessions { peer, limit });
+        }
+        Ok(())
+    }
+
+    /// Connected peers to ask about `peer`: bootstraps first.
+    pub(super) fn whom_to_ask(&self, peer: PeerId, max: usize) -> Vec<Arc<Conn>> {
+        let mut conns = self.current_conns();
+        conns.retain(|c| c.peer != peer && !c.is_closed());
+        conns.sort_by_key(|c| !self.is_pinned(c.peer));
+        conns.truncate(max);
+        conns
+    }
+}

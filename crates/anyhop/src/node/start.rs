@@ -1,0 +1,112 @@
+//! Bringing a node up: sockets, engine, and the tasks that live as long as it does.
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, atomic::AtomicU64},
+};
+
+use anyhop_base::Keypair;
+use anyhop_proto::circuit::{RelayBook, RelayLimits};
+use tokio::{
+    sync::{Notify, broadcast},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{EVENT_QUEUE, Inner, inbox::Inbox, records};
+use crate::{
+    Config, StartError,
+    engine::{Engine, Fabric, random_seed},
+    net::{DatagramSocket, Host},
+};
+
+type Socket = Arc<dyn DatagramSocket>;
+
+/// Starts a node; everything it needs is ready when this returns.
+pub(super) fn start(
+    host: Arc<dyn Host>,
+    keypair: Keypair,
+    config: Config,
+) -> Result<Arc<Inner>, StartError> {
+    let me = keypair.public().to_peer_id();
+    let (v4, v6) = bind(&*host, &config.listen)?;
+    let fabric = Fabric::new(v4, v6, random_seed());
+    let network_id = config.network.id();
+    let engine = Engine::new(
+        &keypair,
+        network_id.alpn(),
+        Arc::clone(&fabric),
+        &config.limits,
+    )?;
+    let relay = RelayLimits {
+        enabled: config.relay.enabled,
+        max_circuits: config.relay.max_circuits,
+        max_circuits_per_peer: config.relay.max_circuits_per_peer,
+    };
+    let inner = Arc::new(Inner {
+        me,
+        fabric,
+        relay: Mutex::new(RelayBook::new(me, relay)),
+        circuits: crate::circuit::Circuits::default(),
+        keypair,
+        network_id,
+        host,
+        engine,
+        clock: records::WallClock::new(),
+        started: Instant::now(),
+        book: Mutex::default(),
+        sessions: Mutex::default(),
+        dials: Mutex::default(),
+        protocols: Mutex::default(),
+        inbox: Inbox::new(&config.limits),
+        record_dirty: Notify::new(),
+        session_changed: Notify::new(),
+        events: broadcast::Sender::new(EVENT_QUEUE),
+        next_link: AtomicU64::new(1),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        config,
+    });
+    inner.spawn(Arc::clone(&inner).accept_connections());
+    inner.spawn(Arc::clone(&inner).keep_record());
+    for bootstrap in &inner.config.bootstrap {
+        inner.remember(bootstrap.peer, bootstrap.addr);
+    }
+    for bootstrap in inner.config.bootstrap.clone() {
+        if bootstrap.peer != me {
+            inner.spawn(Arc::clone(&inner).keep_attached(bootstrap));
+        }
+    }
+    Ok(inner)
+}
+
+/// Binds what was asked for, or one port of each family.
+fn bind(
+    host: &dyn Host,
+    listen: &[SocketAddr],
+) -> Result<(Option<Socket>, Option<Socket>), StartError> {
+    if listen.is_empty() {
+        let v4 = bind_one(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let v6 = bind_one(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+        // One family is enough for a machine that has only one.
+        return match (v4, v6) {
+            (Err(e), Err(_)) => Err(e),
+            (v4, v6) => Ok((v4.ok(), v6.ok())),
+        };
+    }
+    let mut bound: [Option<(SocketAddr, Socket)>; 2] = [None, None];
+    for addr in listen {
+        let slot = &mut bound[usize::from(addr.is_ipv6())];
+        if let Some((first, _)) = slot {
+            return Err(StartError::TwoOfOneFamily(*first, *addr));
+        }
+        *slot = Some((*addr, bind_one(host, *addr)?));
+    }
+    let [v4, v6] = bound.map(|slot| slot.map(|(_, socket)| socket));
+    Ok((v4, v6))
+}
+
+fn bind_one(host: &dyn Host, addr: SocketAddr) -> Result<Socket, StartError> {
+    host.bind_udp(addr)
+        .map_err(|source| StartError::Bind { addr, source })
+}

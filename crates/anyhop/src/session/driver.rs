@@ -1,0 +1,549 @@
+//! The task of one connection: feeds the path agent and does what it says.
+//!
+//! One driver per connection owns everything that changes: its paths, its circuits, its
+//! probes. It ends with the connection.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhop_proto::{
+    circuit::CircuitId,
+    path::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample},
+};
+use futures_util::StreamExt;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Birth, Command, Conn, PathTable,
+    probing::{Found, Probing},
+    why_closed,
+};
+use crate::{
+    Carrier, Event, PathInfo, PathKind,
+    circuit::LocalCircuit,
+    engine::{Path, PathEvent, PathId, PathStatus, canonical, close},
+    node::{Inner, punch},
+};
+
+/// An unused, superseded connection lives this long, for streams on their way.
+const LINGER: Duration = Duration::from_secs(2);
+/// Attempts to open an engine path while the peer's connection ids are still coming.
+const OPEN_PATH_ATTEMPTS: u32 = 20;
+/// Time between them.
+const OPEN_PATH_RETRY: Duration = Duration::from_millis(100);
+/// How long a path may take to be validated.
+const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What a background job of the driver brought.
+#[derive(Debug)]
+enum Job {
+    /// The peer's candidates, or why there are none.
+    Candidates(Result<Vec<SocketAddr>, String>),
+    /// A direct path was opened, or not.
+    DirectPath(Result<(), String>),
+    /// A circuit and its path were opened, or not.
+    CircuitPath(Result<LocalCircuit, String>),
+}
+
+struct OpenPath {
+    path: Path,
+    id: PathId,
+    remote: SocketAddr,
+    rtt: Duration,
+}
+
+/// The driver of one connection.
+pub(crate) struct Driver {
+    node: Arc<Inner>,
+    conn: Arc<Conn>,
+    commands: mpsc::Receiver<Command>,
+    agent: PathAgent,
+    probing: Probing,
+    paths: BTreeMap<PathKey, OpenPath>,
+    keys: HashMap<PathId, PathKey>,
+    next_key: PathKey,
+    /// Circuits we opened; dropping one tears it down.
+    circuits: BTreeMap<CircuitId, LocalCircuit>,
+    jobs: JoinSet<Job>,
+    next_tick: Instant,
+    /// Since when nothing has used the connection, and the count of uses then.
+    unused: (Instant, u64),
+    /// The peer's candidates of the punch we asked for are being pinged.
+    punching: bool,
+}
+
+impl Driver {
+    /// Takes over a connection. `None` when it is closed already.
+    pub(crate) fn new(
+        node: Arc<Inner>,
+        conn: Arc<Conn>,
+        commands: mpsc::Receiver<Command>,
+        birth: Birth,
+    ) -> Option<Self> {
+        let path = conn.quic.path(PathId::ZERO)?;
+        let remote = canonical(path.remote_address().ok()?);
+        let first = OpenPath {
+            path,
+            id: PathId::ZERO,
+            remote,
+            rtt: Duration::ZERO,
+        };
+        let direct_wanted = node.config.direct_paths;
+        let agent = PathAgent::new(conn.role, direct_wanted, 0, route_of(remote));
+        let probing = Probing::new(Arc::clone(&node.fabric), Arc::clone(&conn));
+        let mut driver = Self {
+            node,
+            conn,
+            commands,
+            agent,
+            probing,
+            paths: BTreeMap::from([(0, first)]),
+            keys: HashMap::from([(PathId::ZERO, 0)]),
+            next_key: 1,
+            circuits: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            next_tick: Instant::now(),
+            unused: (Instant::now(), 0),
+            punching: false,
+        };
+        driver.watch_circuit(remote);
+        if let Some(circuit) = birth.circuit {
+            driver.circuits.insert(circuit.id, circuit);
+        }
+        driver.sample();
+        driver.publish();
+        Some(driver)
+    }
+
+    /// Runs until the connection ends.
+    pub(crate) async fn run(mut self) {
+        let conn = Arc::clone(&self.conn);
+        let mut events = conn.quic.path_events();
+        let closed = conn.quic.closed();
+        tokio::pin!(closed);
+        let reason = loop {
+            let tick = self.wake_at();
+            tokio::select! {
+                biased;
+                reason = &mut closed => break reason,
+                Some(packet) = self.probing.recv() => {
+                    let found = self.probing.handle(&packet);
+                    self.handle_found(found);
+                }
+                Some(event) = events.next() => self.handle_event(event.ok()),
+                Some(command) = self.commands.recv() => self.handle_command(command),
+                Some(job) = self.jobs.join_next() => {
+                    if let Ok(job) = job {
+                        self.handle_job(job);
+                    }
+                }
+                Ok(streams) = conn.quic.accept_bi() => {
+                    self.node.serve_bi(&self.conn, streams);
+                }
+                Ok(stream) = conn.quic.accept_uni() => {
+                    self.node.serve_uni(&self.conn, stream);
+                }
+                () = sleep_until(tick) => self.handle_timeout(),
+            }
+            self.act();
+        };
+        self.shut_down(&why_closed(&reason));
+    }
+
+    fn wake_at(&self) -> Instant {
+        let now = Instant::now();
+        let probing = self.probing.timeout(now.into_std()).map(|d| now + d);
+        probing.map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    fn handle_timeout(&mut self) {
+        let now = Instant::now();
+        let found = self.probing.handle_timeout(now.into_std());
+        self.handle_found(found);
+        if now >= self.next_tick {
+            self.sample();
+            self.check_use(now);
+        }
+    }
+
+    fn handle_found(&mut self, found: Vec<Found>) {
+        let now = now();
+        for found in found {
+            match found {
+                Found::Alive(key) => self.agent.handle_pong(now, key),
+                Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
+                Found::Reached(_) => {}
+                Found::PunchFailed => self.punch_done(false),
+            }
+        }
+    }
+
+    fn punch_done(&mut self, success: bool) {
+        if std::mem::take(&mut self.punching) {
+            self.agent.handle_punch_done(now(), success);
+        }
+    }
+
+    fn handle_event(&mut self, event: Option<PathEvent>) {
+        match event {
+            Some(PathEvent::Established { id, .. }) => self.path_opened(id),
+            Some(PathEvent::Abandoned { id, reason, .. }) => {
+                self.path_closed(id, &format!("{reason:?}"));
+            }
+            Some(PathEvent::ObservedAddr { id, addr, .. }) => {
+                let direct = self.remote_of(id).is_some_and(|r| !is_circuit(r));
+                if direct {
+                    self.node.observed(self.conn.id, canonical(addr));
+                }
+            }
+            Some(_) => {}
+            // Some events were missed: the next sample finds closed paths by itself.
+            None => {}
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Punch(candidates) => {
+                let candidates = self.reachable(&candidates);
+                let found = self.probing.punch(now(), &candidates);
+                self.handle_found(found);
+            }
+            Command::CircuitEnded(circuit) => {
+                self.circuits.remove(&circuit);
+                self.agent.handle_circuit_ended(now(), circuit);
+            }
+        }
+    }
+
+    fn handle_job(&mut self, job: Job) {
+        match job {
+            Job::Candidates(Ok(candidates)) => {
+                let candidates = self.reachable(&candidates);
+                let found = self.probing.punch(now(), &candidates);
+                self.handle_found(found);
+            }
+            Job::Candidates(Err(reason)) | Job::DirectPath(Err(reason)) => {
+                tracing::debug!(peer = %self.conn.peer, reason, "no direct path");
+                self.punch_done(false);
+            }
+            Job::DirectPath(Ok(())) => self.punch_done(true),
+            Job::CircuitPath(Ok(circuit)) => {
+                self.circuits.insert(circuit.id, circuit);
+                self.agent.handle_circuit_done(now(), true);
+            }
+            Job::CircuitPath(Err(reason)) => {
+                tracing::debug!(peer = %self.conn.peer, reason, "no circuit");
+                self.agent.handle_circuit_done(now(), false);
+            }
+        }
+    }
+
+    fn reachable(&self, candidates: &[SocketAddr]) -> Vec<SocketAddr> {
+        let fabric = &self.node.fabric;
+        candidates
+            .iter()
+            .copied()
+            .filter(|c| fabric.can_reach(c))
+            .collect()
+    }
+
+    /// Does what the agent decided.
+    fn act(&mut self) {
+        while let Some(action) = self.agent.poll_action() {
+            match action {
+                Action::Ping(key) => {
+                    if let Some(open) = self.paths.get(&key) {
+                        self.probing.ping(key, open.remote);
+                    }
+                }
+                Action::Select(_) => self.apply_selection(),
+                Action::Close(key, reason) => self.close_path(key, reason),
+                Action::Punch => self.start_punch(),
+                Action::OpenCircuit => self.start_circuit(),
+                Action::GiveUp => self.give_up(),
+            }
+        }
+    }
+
+    fn give_up(&self) {
+        let ways: Vec<_> = self.paths.values().map(|p| self.describe(p)).collect();
+        let reason = format!("no path answers any more ({})", ways.join(", "));
+        self.conn.close(close::NO_PATH, &reason);
+    }
+
+    fn describe(&self, open: &OpenPath) -> String {
+        match CircuitId::from_address(&open.remote) {
+            None => format!("direct {}", open.remote),
+            Some(circuit) => {
+                let via = self.node.circuits.via(circuit);
+                let via: Vec<_> = via.iter().map(ToString::to_string).collect();
+                format!("circuit via {}", via.join(", "))
+            }
+        }
+    }
+
+    fn apply_selection(&mut self) {
+        let selected = self.agent.selected();
+        for (key, open) in &self.paths {
+            let status = if Some(*key) == selected {
+                PathStatus::Available
+            } else {
+                PathStatus::Backup
+            };
+            // Fails only for a path that is being closed: its event follows.
+            let _ = open.path.set_status(status);
+        }
+        self.publish();
+        if let Some(open) = selected.and_then(|key| self.paths.get(&key)) {
+            let path = self.path_info(open, true);
+            tracing::debug!(peer = %self.conn.peer, kind = ?path.kind, remote = path.remote, "path selected");
+            self.node.emit(Event::PathSelected {
+                peer: self.conn.peer,
+                path,
+            });
+        }
+    }
+
+    fn close_path(&mut self, key: PathKey, reason: CloseReason) {
+        let Some(open) = self.paths.get(&key) else {
+            return;
+        };
+        match open.path.close() {
+            Ok(()) => self.path_closed(open.id, &reason.to_string()),
+            Err(e) => {
+                tracing::debug!(peer = %self.conn.peer, error = %e, "path not closed");
+                self.agent.handle_close_refused(key);
+            }
+        }
+    }
+
+    fn path_opened(&mut self, id: PathId) {
+        if self.keys.contains_key(&id) {
+            return;
+        }
+        let Some(path) = self.conn.quic.path(id) else {
+            return;
+        };
+        let Ok(remote) = path.remote_address() else {
+            return;
+        };
+        let remote = canonical(remote);
+        let key = self.next_key;
+        self.next_key += 1;
+        self.keys.insert(id, key);
+        self.paths.insert(
+            key,
+            OpenPath {
+                path,
+                id,
+                remote,
+                rtt: Duration::ZERO,
+            },
+        );
+        self.watch_circuit(remote);
+        self.agent.handle_opened(now(), key, route_of(remote));
+        self.sample();
+        self.apply_selection();
+    }
+
+    fn path_closed(&mut self, id: PathId, reason: &str) {
+        let Some(key) = self.keys.remove(&id) else {
+            return;
+        };
+        let Some(open) = self.paths.remove(&key) else {
+            return;
+        };
+        let path = self.path_info(&open, false);
+        tracing::debug!(peer = %self.conn.peer, kind = ?path.kind, remote = path.remote, reason, "path lost");
+        if let Some(circuit) = CircuitId::from_address(&open.remote) {
+            self.circuits.remove(&circuit);
+        }
+        self.agent.handle_closed(now(), key);
+        self.publish();
+        self.node.emit(Event::PathLost {
+            peer: self.conn.peer,
+            path,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Asks to be told when the circuit behind an address ends.
+    fn watch_circuit(&self, remote: SocketAddr) {
+        if let Some(circuit) = CircuitId::from_address(&remote) {
+            self.node.circuits.watch(circuit, &self.conn.commands);
+        }
+    }
+
+    /// Reads the engine's counters into the agent.
+    fn sample(&mut self) {
+        let mut samples = Vec::with_capacity(self.paths.len());
+        let mut gone = Vec::new();
+        for (key, open) in &mut self.paths {
+            let Ok(remote) = open.path.remote_address() else {
+                gone.push(open.id);
+                continue;
+            };
+            open.remote = canonical(remote);
+            let stats = open.path.stats();
+            open.rtt = stats.rtt;
+            samples.push(Sample {
+                key: *key,
+                rtt: stats.rtt,
+                tx: stats.udp_tx.datagrams,
+                rx: stats.udp_rx.datagrams,
+            });
+        }
+        for id in gone {
+            self.path_closed(id, "the engine closed it");
+        }
+        self.agent.handle_samples(now(), &samples);
+        self.publish();
+        self.next_tick = Instant::now() + self.agent.tick();
+    }
+
+    /// Closes what nobody uses.
+    fn check_use(&mut self, now: Instant) {
+        let (open, total) = self.conn.uses.counts();
+        if open > 0 || total != self.unused.1 {
+            self.unused = (now, total);
+            return;
+        }
+        let idle = now - self.unused.0;
+        let superseded = self.conn.superseded.load(Ordering::Relaxed);
+        if superseded && self.conn.role == Role::Client && idle >= LINGER {
+            self.conn
+                .close(close::SUPERSEDED, "another connection carries the session");
+        } else if idle >= self.node.config.idle_timeout && !self.node.is_pinned(self.conn.peer) {
+            self.conn
+                .close(close::IDLE, "nobody used it for the idle timeout");
+        }
+    }
+
+    fn start_punch(&mut self) {
+        self.punching = true;
+        let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
+        self.jobs.spawn(async move {
+            let candidates = punch::exchange(&node, &conn).await;
+            Job::Candidates(candidates.map_err(|e| e.to_string()))
+        });
+    }
+
+    fn open_direct(&mut self, addr: SocketAddr) {
+        let conn = Arc::clone(&self.conn);
+        self.jobs
+            .spawn(async move { Job::DirectPath(open_path(&conn, addr).await) });
+    }
+
+    fn start_circuit(&mut self) {
+        let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
+        self.jobs.spawn(async move {
+            let opened = async {
+                let circuit = node.circuit_to(conn.peer).await?;
+                open_path(&conn, circuit.id.address()).await?;
+                Ok(circuit)
+            };
+            Job::CircuitPath(opened.await)
+        });
+    }
+
+    fn remote_of(&self, id: PathId) -> Option<SocketAddr> {
+        let key = self.keys.get(&id)?;
+        Some(self.paths.get(key)?.remote)
+    }
+
+    fn path_info(&self, open: &OpenPath, selected: bool) -> PathInfo {
+        let circuit = CircuitId::from_address(&open.remote);
+        let first_hop = match circuit {
+            Some(circuit) => self.node.first_hop(circuit),
+            None => Some(open.remote),
+        };
+        PathInfo {
+            kind: circuit.map_or(PathKind::Direct, |_| PathKind::Circuit),
+            carrier: match first_hop {
+                Some(SocketAddr::V6(_)) => Carrier::Udp6,
+                _ => Carrier::Udp4,
+            },
+            remote: first_hop.map_or_else(|| "gone".to_owned(), |a| a.to_string()),
+            via: circuit.map_or_else(Vec::new, |c| {
+                let via = self.node.circuits.via(c);
+                via.iter().map(ToString::to_string).collect()
+            }),
+            rtt_ms: open.rtt.as_secs_f64() * 1e3,
+            selected,
+        }
+    }
+
+    /// Tells others about the paths: the path table, and the link's addresses.
+    fn publish(&self) {
+        let selected = self.agent.selected();
+        let mut paths: Vec<_> = self
+            .paths
+            .iter()
+            .map(|(key, open)| self.path_info(open, Some(*key) == selected))
+            .collect();
+        paths.sort_by_key(|p| !p.selected);
+        let stalled = self.agent.stalled();
+        self.conn.paths.send_replace(PathTable { paths, stalled });
+        self.node.set_link(self.conn.id, self.link_addresses());
+    }
+
+    /// Addresses of the direct paths, the one to send to first.
+    fn link_addresses(&self) -> Vec<SocketAddr> {
+        let selected = self.agent.selected();
+        let mut direct: Vec<_> = self
+            .paths
+            .iter()
+            .filter(|(_, open)| !is_circuit(open.remote))
+            .map(|(key, open)| (Some(*key) != selected, open.remote))
+            .collect();
+        direct.sort_by_key(|(other, _)| *other);
+        direct.into_iter().map(|(_, addr)| addr).collect()
+    }
+
+    fn shut_down(self, reason: &str) {
+        tracing::debug!(peer = %self.conn.peer, reason, "connection ended");
+        self.node.conn_ended(&self.conn, reason);
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+fn is_circuit(addr: SocketAddr) -> bool {
+    CircuitId::from_address(&addr).is_some()
+}
+
+fn route_of(remote: SocketAddr) -> Route {
+    match CircuitId::from_address(&remote) {
+        Some(circuit) => Route::Circuit(circuit),
+        None => Route::Direct(remote),
+    }
+}
+
+/// Opens an engine path and waits until it is validated.
+async fn open_path(conn: &Conn, remote: SocketAddr) -> Result<(), String> {
+    use crate::engine::PathError;
+    for _ in 0..OPEN_PATH_ATTEMPTS {
+        let opening = conn.quic.open_path_ensure(remote, PathStatus::Backup);
+        match tokio::time::timeout(OPEN_PATH_TIMEOUT, opening).await {
+            Err(_) => return Err(format!("{remote} was not validated in time")),
+            Ok(Ok(_)) => return Ok(()),
+            // The peer's next connection ids are still on their way.
+            Ok(Err(PathError::RemoteCidsExhausted | PathError::MaxPathIdReached)) => {
+                tokio::time::sleep(OPEN_PATH_RETRY).await;
+            }
+            Ok(Err(e)) => return Err(format!("{remote}: {e}")),
+        }
+    }
+    Err(format!("{remote}: the peer allows no more paths now"))
+}

@@ -1,0 +1,307 @@
+//! Sessions: one QUIC connection to a peer with all its paths.
+
+mod driver;
+mod probing;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use anyhop_base::PeerId;
+use anyhop_proto::{
+    circuit::{CircuitId, LinkId},
+    path::Role,
+    probe::ProbeKeys,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+pub(crate) use driver::Driver;
+
+use crate::{
+    PathInfo, PathKind, SessionInfo, StreamError,
+    circuit::LocalCircuit,
+    engine::{self, Code, Connection, ConnectionError, close},
+    node::Inner,
+    stream::{Purpose, RecvStream, SendStream, encode_protocol},
+};
+
+/// Commands waiting for a session's driver.
+const COMMAND_QUEUE: usize = 32;
+
+/// What other parts tell a session's driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The peer sent its candidates: ping them.
+    Punch(Vec<std::net::SocketAddr>),
+    /// A circuit that a path may run over was torn down.
+    CircuitEnded(CircuitId),
+}
+
+/// What uses a connection; see [`Use`].
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    open: AtomicUsize,
+    total: AtomicU64,
+}
+
+impl Uses {
+    /// Uses now, and ever.
+    pub(crate) fn counts(&self) -> (usize, u64) {
+        (
+            self.open.load(Ordering::Relaxed),
+            self.total.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Keeps a connection from being closed as idle.
+pub(crate) struct Use(Arc<Uses>);
+
+impl Use {
+    pub(crate) fn new(uses: &Arc<Uses>) -> Self {
+        uses.open.fetch_add(1, Ordering::Relaxed);
+        uses.total.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(uses))
+    }
+}
+
+impl Clone for Use {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Use")
+    }
+}
+
+/// A connection's paths as others see them, kept by its driver.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PathTable {
+    /// The selected path first.
+    pub(crate) paths: Vec<PathInfo>,
+    /// Whether no path answers now.
+    pub(crate) stalled: bool,
+}
+
+impl PathTable {
+    /// Whether the connection is a link: has a path that is no circuit.
+    pub(crate) fn is_link(&self) -> bool {
+        !self.stalled && self.paths.iter().any(|p| p.kind == PathKind::Direct)
+    }
+}
+
+/// One connection to a peer.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) id: LinkId,
+    pub(crate) peer: PeerId,
+    pub(crate) quic: Connection,
+    pub(crate) role: Role,
+    pub(crate) opened: Instant,
+    pub(crate) uses: Arc<Uses>,
+    pub(crate) keys: ProbeKeys,
+    pub(crate) paths: watch::Sender<PathTable>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// Another connection carries new streams; this one ends when it is unused.
+    pub(crate) superseded: AtomicBool,
+}
+
+impl Conn {
+    /// Wraps an authenticated connection; the driver makes it live.
+    pub(crate) fn new(
+        id: LinkId,
+        peer: PeerId,
+        quic: Connection,
+    ) -> Option<(Arc<Self>, mpsc::Receiver<Command>)> {
+        let keys = engine::probe_keys(&quic)?;
+        let role = if quic.side().is_client() {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let conn = Self {
+            id,
+            peer,
+            quic,
+            role,
+            opened: Instant::now(),
+            uses: Arc::default(),
+            keys,
+            paths: watch::Sender::new(PathTable::default()),
+            commands,
+            superseded: AtomicBool::new(false),
+        };
+        Some((Arc::new(conn), receiver))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.quic.close_reason().is_some()
+    }
+
+    pub(crate) fn is_link(&self) -> bool {
+        self.paths.borrow().is_link() && !self.is_closed()
+    }
+
+    pub(crate) fn dialer(&self, me: PeerId) -> PeerId {
+        match self.role {
+            Role::Client => me,
+            Role::Server => self.peer,
+        }
+    }
+
+    pub(crate) fn close(&self, code: u32, reason: &str) {
+        self.quic.close(Code::from_u32(code), reason.as_bytes());
+    }
+
+    pub(crate) fn info(&self) -> SessionInfo {
+        SessionInfo {
+            peer_id: self.peer.to_string(),
+            age_s: self.opened.elapsed().as_secs(),
+            dialer: match self.role {
+                Role::Client => "us".to_owned(),
+                Role::Server => "peer".to_owned(),
+            },
+            paths: self.paths.borrow().paths.clone(),
+        }
+    }
+
+    pub(crate) fn purpose(&self, protocol: &str) -> Purpose {
+        Purpose {
+            peer: self.peer,
+            protocol: protocol.into(),
+            _use: Use::new(&self.uses),
+        }
+    }
+
+    /// Opens a stream of a wire protocol; `shown` is its name in errors.
+    pub(crate) async fn open_bi(
+        &self,
+        protocol: &str,
+        shown: &str,
+    ) -> Result<(SendStream, RecvStream), StreamError> {
+        let header = encode_protocol(protocol)?;
+        let purpose = self.purpose(shown);
+        let (send, recv) = self.quic.open_bi().await.map_err(|e| self.lost(&e))?;
+        let mut send = SendStream::new(send, purpose.clone());
+        let recv = RecvStream::new(recv, purpose);
+        send.write_all(&header).await?;
+        Ok((send, recv))
+    }
+
+    /// Opens a unidirectional stream; see [`open_bi`](Self::open_bi).
+    pub(crate) async fn open_uni(
+        &self,
+        protocol: &str,
+        shown: &str,
+    ) -> Result<SendStream, StreamError> {
+        let header = encode_protocol(protocol)?;
+        let purpose = self.purpose(shown);
+        let send = self.quic.open_uni().await.map_err(|e| self.lost(&e))?;
+        let mut send = SendStream::new(send, purpose);
+        send.write_all(&header).await?;
+        Ok(send)
+    }
+
+    fn lost(&self, error: &ConnectionError) -> StreamError {
+        StreamError::SessionLost {
+            peer: self.peer,
+            reason: why_closed(error),
+        }
+    }
+}
+
+/// Puts a connection's end into words.
+pub(crate) fn why_closed(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ApplicationClosed(c) => {
+            format!("the peer closed it: {}", String::from_utf8_lossy(&c.reason))
+        }
+        ConnectionError::LocallyClosed => "this node closed it".to_owned(),
+        ConnectionError::TimedOut => "the peer has not answered for 30 s".to_owned(),
+        ConnectionError::Reset => "the peer restarted and no longer knows it".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A session with one peer: streams opened here go over whatever path is best when they
+/// move, and survive its change. Clones are handles to the same session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub(crate) node: Arc<Inner>,
+    pub(crate) conn: Arc<Conn>,
+}
+
+impl Session {
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.conn.peer
+    }
+
+    /// The open paths, the selected one first.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.current().paths.borrow().paths.clone()
+    }
+
+    /// Opens a bidirectional stream of a protocol.
+    ///
+    /// # Errors
+    /// When the name is malformed or the session has ended. A peer that does not know
+    /// the protocol shows when the stream is used.
+    pub async fn open_bi(&self, protocol: &str) -> Result<(SendStream, RecvStream), StreamError> {
+        let wire = self.node.app_protocol(protocol)?;
+        self.current().open_bi(&wire, protocol).await
+    }
+
+    /// Opens a unidirectional stream of a protocol.
+    ///
+    /// # Errors
+    /// As [`open_bi`](Self::open_bi).
+    pub async fn open_uni(&self, protocol: &str) -> Result<SendStream, StreamError> {
+        let wire = self.node.app_protocol(protocol)?;
+        self.current().open_uni(&wire, protocol).await
+    }
+
+    /// Closes the session for both sides; open streams fail.
+    pub fn close(&self) {
+        self.current()
+            .close(close::SHUTDOWN, "the application closed the session");
+    }
+
+    /// Waits for the session's end and says why it came.
+    pub async fn closed(&self) -> String {
+        why_closed(&self.current().quic.closed().await)
+    }
+
+    /// The connection that carries new streams: after simultaneous dials it may be
+    /// another one than this handle was made for.
+    fn current(&self) -> Arc<Conn> {
+        let current = self.node.current(self.conn.peer);
+        current.unwrap_or_else(|| Arc::clone(&self.conn))
+    }
+}
+
+/// What a new connection starts with.
+#[derive(Debug, Default)]
+pub(crate) struct Birth {
+    /// The circuit its handshake ran over, if we opened it.
+    pub(crate) circuit: Option<LocalCircuit>,
+}
