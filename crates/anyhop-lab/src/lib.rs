@@ -5,9 +5,11 @@
 //! - [`net`]: a virtual network of hosts, NATs and links; its hosts are what
 //!   [`anyhop::Node::start_on`] takes.
 //! - [`netns`]: the same shapes in the real kernel: namespaces, veth pairs and nftables.
+//! - [`meter`]: how much arrived, and how long nothing did.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
 pub mod demo;
+pub mod meter;
 pub mod nat;
 pub mod net;
 pub mod netns;

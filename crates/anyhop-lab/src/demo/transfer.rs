@@ -1,20 +1,14 @@
 //! A stream that runs while the paths beneath it change.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhop::{Incoming, Listener, Node, PeerId, RecvStream, StreamError};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 
 use super::DemoError;
+use crate::meter::Meter;
 
 /// Protocol of the demo's streams.
 pub(super) const PROTOCOL: &str = "demo/transfer/1";
@@ -30,47 +24,6 @@ const PACE: Duration = Duration::from_millis(5);
 pub(super) struct Digested {
     pub(super) bytes: u64,
     pub(super) sha256: String,
-}
-
-/// What has arrived, and how long nothing did.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Meter(Arc<Mutex<Gauge>>);
-
-#[derive(Debug, Default)]
-struct Gauge {
-    bytes: u64,
-    last: Option<Instant>,
-    longest_gap: Duration,
-}
-
-impl Meter {
-    /// Bytes that arrived so far.
-    pub(super) fn bytes(&self) -> u64 {
-        self.lock().bytes
-    }
-
-    /// Forgets gaps that ended before.
-    pub(super) fn forget_gaps(&self) {
-        self.lock().longest_gap = Duration::ZERO;
-    }
-
-    /// Longest time between two arrivals since [`forget_gaps`](Self::forget_gaps).
-    pub(super) fn longest_gap(&self) -> Duration {
-        self.lock().longest_gap
-    }
-
-    fn on_bytes(&self, bytes: usize) {
-        let now = Instant::now();
-        let mut gauge = self.lock();
-        gauge.bytes += bytes as u64;
-        if let Some(last) = gauge.last.replace(now) {
-            gauge.longest_gap = gauge.longest_gap.max(now - last);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Gauge> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Takes one stream, hashes it, answers `bytes sha256` on the way back.
@@ -127,7 +80,7 @@ async fn drain(recv: &mut RecvStream, meter: Option<&Meter>) -> Result<Digested,
         hash.update(&chunk);
         bytes += chunk.len() as u64;
         if let Some(meter) = meter {
-            meter.on_bytes(chunk.len());
+            meter.add(chunk.len());
         }
     }
     Ok(Digested {

@@ -22,6 +22,9 @@ use super::{
 /// Lines of standard error that are kept, the last ones.
 const STDERR_LINES: usize = 200;
 
+/// Pause between two looks at what a process said.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// How a process ended.
 #[derive(Debug)]
 pub struct Finished {
@@ -101,6 +104,32 @@ impl Process {
         let kept = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter()
             .fold(String::new(), |all, line| all + line + "\n")
+    }
+
+    /// Waits until its standard error has `text` in one of the last lines.
+    ///
+    /// # Errors
+    /// When it does not in time, or the process ends before.
+    pub async fn says(&self, text: &str, within: Duration) -> Result<(), LabError> {
+        let said = async {
+            loop {
+                let ended = self.reader.is_finished();
+                if self.stderr().contains(text) {
+                    return Ok(());
+                }
+                if ended {
+                    return Err(LabError::Ended {
+                        what: self.what.clone(),
+                        stderr: self.stderr(),
+                    });
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        match timeout(within, said).await {
+            Ok(result) => result,
+            Err(_) => Err(self.late("a line on standard error", within)),
+        }
     }
 
     /// The next line of its output.

@@ -1,0 +1,40 @@
+//! The real binary on the real kernel: a public relay, cone and symmetric NATs made of
+//! nftables in network namespaces. Needs root, `ip` and `nft`; says `skipped:` and why
+//! where it cannot run.
+//!
+//! ```text
+//!                 203.0.113.0/24
+//!   ┌───────┬──────────┼──────────┬───────────┐
+//!   R     cone       cone     symmetric   symmetric
+//!           │          │          │           │
+//!           A          B          S           T
+//! ```
+
+mod cone;
+mod killed_relay;
+mod node;
+mod symmetric;
+mod transfer;
+mod world;
+
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// How long anything that has to happen may take before a test says that it did not.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of one transfer.
+const TRANSFER: u64 = 200_000_000;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Waits for the other tests of this file, which would disturb each other's timing.
+/// `None`, with the reason printed, where namespaces cannot be made.
+async fn turn() -> Option<MutexGuard<'static, ()>> {
+    if let Some(reason) = anyhop_lab::netns::skip_reason() {
+        println!("skipped: {reason}");
+        return None;
+    }
+    Some(ONE_AT_A_TIME.lock().await)
+}
