@@ -20,8 +20,8 @@ use rand::RngExt;
 
 pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 pub(crate) use noq::{
-    Connection, ConnectionError, Incoming, Path, PathError, PathEvent, PathId, PathStatus,
-    ReadError, RecvStream, SendStream, VarInt as Code, WriteError,
+    Connection, ConnectionError, Incoming, Path, PathError, PathEvent, PathEvents, PathId,
+    PathStatus, ReadError, RecvStream, SendStream, VarInt as Code, WriteError,
 };
 
 use crate::{KEEP_ALIVE, Limits, StartError};

@@ -253,6 +253,16 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
+/// Shows a datagram's addresses the way the engine compares them: all as IPv6.
+fn for_engine(meta: &mut RecvMeta, from: SocketAddr) {
+    let mapped = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
+        v6 @ IpAddr::V6(_) => v6,
+    };
+    meta.addr = SocketAddr::new(mapped(from.ip()), from.port());
+    meta.dst_ip = meta.dst_ip.map(mapped);
+}
+
 /// A datagram, or a batch of equal ones, kept for a later poll.
 #[derive(Debug)]
 struct Pending {
@@ -326,6 +336,7 @@ impl MuxSocket {
         }
         if all_quic(&buf[..received], stride) {
             *meta = original;
+            for_engine(meta, from);
             return;
         }
         let mut at = 0;
@@ -438,7 +449,7 @@ impl MuxSocket {
             None => 0,
         };
         let mut kept = *original;
-        kept.addr = addr;
+        for_engine(&mut kept, addr);
         kept.stride = stride - header;
         if header > 0 {
             kept.dst_ip = None;

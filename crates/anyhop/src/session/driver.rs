@@ -29,7 +29,7 @@ use super::{
 use crate::{
     Carrier, Event, PathInfo, PathKind,
     circuit::LocalCircuit,
-    engine::{Path, PathEvent, PathId, PathStatus, canonical, close},
+    engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
     node::{Inner, punch},
 };
 
@@ -65,6 +65,7 @@ pub(crate) struct Driver {
     node: Arc<Inner>,
     conn: Arc<Conn>,
     commands: mpsc::Receiver<Command>,
+    events: PathEvents,
     agent: PathAgent,
     probing: Probing,
     paths: BTreeMap<PathKey, OpenPath>,
@@ -88,6 +89,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
         birth: Birth,
     ) -> Option<Self> {
+        // Before anything is read, so that nothing falls between.
+        let events = conn.quic.path_events();
         let path = conn.quic.path(PathId::ZERO)?;
         let remote = canonical(path.remote_address().ok()?);
         let first = OpenPath {
@@ -103,6 +106,7 @@ impl Driver {
             node,
             conn,
             commands,
+            events,
             agent,
             probing,
             paths: BTreeMap::from([(0, first)]),
@@ -118,6 +122,10 @@ impl Driver {
         if let Some(circuit) = birth.circuit {
             driver.circuits.insert(circuit.id, circuit);
         }
+        // What the peer told during the handshake came before the events.
+        if let Some(addr) = driver.conn.quic.observed_external_addr().get() {
+            driver.observed(PathId::ZERO, addr);
+        }
         driver.sample();
         driver.publish();
         Some(driver)
@@ -126,7 +134,6 @@ impl Driver {
     /// Runs until the connection ends.
     pub(crate) async fn run(mut self) {
         let conn = Arc::clone(&self.conn);
-        let mut events = conn.quic.path_events();
         let closed = conn.quic.closed();
         tokio::pin!(closed);
         let reason = loop {
@@ -138,7 +145,7 @@ impl Driver {
                     let found = self.probing.handle(&packet);
                     self.handle_found(found);
                 }
-                Some(event) = events.next() => self.handle_event(event.ok()),
+                Some(event) = self.events.next() => self.handle_event(event.ok()),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(job) = self.jobs.join_next() => {
                     if let Ok(job) = job {
@@ -177,6 +184,7 @@ impl Driver {
     fn handle_found(&mut self, found: Vec<Found>) {
         let now = now();
         for found in found {
+            tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
                 Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
@@ -198,15 +206,18 @@ impl Driver {
             Some(PathEvent::Abandoned { id, reason, .. }) => {
                 self.path_closed(id, &format!("{reason:?}"));
             }
-            Some(PathEvent::ObservedAddr { id, addr, .. }) => {
-                let direct = self.remote_of(id).is_some_and(|r| !is_circuit(r));
-                if direct {
-                    self.node.observed(self.conn.id, canonical(addr));
-                }
-            }
+            Some(PathEvent::ObservedAddr { id, addr, .. }) => self.observed(id, addr),
             Some(_) => {}
             // Some events were missed: the next sample finds closed paths by itself.
             None => {}
+        }
+    }
+
+    /// The peer told where it sees us; over a circuit that says nothing.
+    fn observed(&self, id: PathId, addr: SocketAddr) {
+        let direct = self.remote_of(id).is_some_and(|r| !is_circuit(r));
+        if direct {
+            self.node.observed(self.conn.id, canonical(addr));
         }
     }
 
@@ -225,6 +236,7 @@ impl Driver {
     }
 
     fn handle_job(&mut self, job: Job) {
+        tracing::trace!(peer = %self.conn.peer, ?job, "job done");
         match job {
             Job::Candidates(Ok(candidates)) => {
                 let candidates = self.reachable(&candidates);
@@ -259,6 +271,7 @@ impl Driver {
     /// Does what the agent decided.
     fn act(&mut self) {
         while let Some(action) = self.agent.poll_action() {
+            tracing::trace!(peer = %self.conn.peer, ?action, "path agent");
             match action {
                 Action::Ping(key) => {
                     if let Some(open) = self.paths.get(&key) {

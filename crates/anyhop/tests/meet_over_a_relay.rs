@@ -1,0 +1,183 @@
+//! Two nodes behind NATs meet over a third, go direct, and fall back.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use anyhop::{Node, PathKind, PeerId};
+use anyhop_lab::nat::NatConfig;
+use common::{World, attached, eventually, exchange, selected};
+use tokio::{io::AsyncReadExt, task::JoinHandle, time::Instant};
+
+#[tokio::test(start_paused = true)]
+async fn cone_pair_meets_over_the_relay_and_goes_direct() {
+    let mut world = World::new(1).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    let b = world.natted("b", NatConfig::port_restricted_cone()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let (pa, pb) = (a.node.peer_id(), b.node.peer_id());
+
+    exchange(&a.node, &b.node, "over the circuit").await;
+    assert_eq!(selected(&a.node, pb), Some(PathKind::Circuit));
+    let info = a.node.session_info(pb).unwrap();
+    assert_eq!(info.paths[0].via, [world.relay.peer_id().to_string()]);
+    let back = b.node.session_info(pa).unwrap();
+    assert_eq!(back.paths[0].via, [world.relay.peer_id().to_string()]);
+
+    eventually("direct on both sides", Duration::from_secs(3), || {
+        selected(&a.node, pb) == Some(PathKind::Direct)
+            && selected(&b.node, pa) == Some(PathKind::Direct)
+    })
+    .await;
+    exchange(&b.node, &a.node, "direct").await;
+    let pong = a.node.ping(pb, Duration::from_secs(2)).await.unwrap();
+    assert_eq!((pong.kind, pong.hops), (PathKind::Direct, 1));
+    assert_eq!(a.node.sessions().len(), 2, "one session with each peer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn symmetric_pair_stays_on_its_circuit() {
+    let mut world = World::new(2).await;
+    let s = world.natted("s", NatConfig::symmetric()).await;
+    let t = world.natted("t", NatConfig::symmetric()).await;
+    attached(&s.node).await;
+    attached(&t.node).await;
+    exchange(&s.node, &t.node, "hello").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    exchange(&t.node, &s.node, "still there").await;
+    assert_eq!(selected(&s.node, t.node.peer_id()), Some(PathKind::Circuit));
+    world.net.trace().assert_no_direct(&s.host, &t.host);
+    let pong = s.node.ping(t.node.peer_id(), Duration::from_secs(2)).await;
+    assert_eq!(pong.unwrap().hops, 2);
+    assert_eq!(world.relay.status().relay.circuits, 1);
+}
+
+/// Numbered bytes, so that any loss or repetition shows.
+fn pattern(at: u64, len: usize) -> Vec<u8> {
+    (at..at + len as u64)
+        .map(|i| (i * 31 % 251) as u8)
+        .collect()
+}
+
+/// Receives a patterned stream; returns its length and the longest time without bytes.
+fn receive(node: &Node) -> JoinHandle<(u64, Duration)> {
+    let mut listener = node.accept("data/1").unwrap();
+    tokio::spawn(async move {
+        let mut recv = listener.next().await.unwrap().recv;
+        let (mut total, mut stall, mut last) = (0, Duration::ZERO, None);
+        let mut buf = vec![0; 64 * 1024];
+        loop {
+            let n = recv.read(&mut buf).await.unwrap();
+            let now = Instant::now();
+            if let Some(last) = last.replace(now) {
+                stall = stall.max(now - last);
+            }
+            let Some(n) = n else { break };
+            assert_eq!(buf[..n], pattern(total, n), "at byte {total}");
+            total += n as u64;
+        }
+        (total, stall)
+    })
+}
+
+/// Sends a patterned stream at about 1 MB/s for `secs` seconds.
+async fn send_paced(node: &Node, to: PeerId, secs: u64) -> u64 {
+    let mut send = node.open_uni(to, "data/1").await.unwrap();
+    let mut at = 0;
+    for _ in 0..secs * 100 {
+        send.write_all(&pattern(at, 10_000)).await.unwrap();
+        at += 10_000;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    send.finish().unwrap();
+    send.stopped().await.unwrap();
+    at
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_survives_the_move_to_direct_and_the_fall_back() {
+    let mut world = World::new(3).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    let b = world.natted("b", NatConfig::port_restricted_cone()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let pb = b.node.peer_id();
+    let received = receive(&b.node);
+    let sender = {
+        let node = a.node.clone();
+        tokio::spawn(async move { send_paced(&node, pb, 20).await })
+    };
+    eventually("direct", Duration::from_secs(5), || {
+        selected(&a.node, pb) == Some(PathKind::Direct)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.block(&a, &b);
+    let cut = Instant::now();
+    eventually("back on the circuit", Duration::from_secs(2), || {
+        selected(&a.node, pb) == Some(PathKind::Circuit)
+    })
+    .await;
+    println!("fell back after {:?}", cut.elapsed());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.unblock(&a, &b);
+    eventually("direct again", Duration::from_secs(10), || {
+        selected(&a.node, pb) == Some(PathKind::Direct)
+    })
+    .await;
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    println!("longest stall {stall:?}");
+    assert!(stall < Duration::from_secs(2), "stalled for {stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_session_notices_and_falls_back_too() {
+    let mut world = World::new(4).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    let b = world.natted("b", NatConfig::port_restricted_cone()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let pb = b.node.peer_id();
+    exchange(&a.node, &b.node, "hello").await;
+    eventually("direct", Duration::from_secs(5), || {
+        selected(&a.node, pb) == Some(PathKind::Direct)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    world.block(&a, &b);
+    let cut = Instant::now();
+    exchange(&a.node, &b.node, "after the cut").await;
+    let took = cut.elapsed();
+    assert!(took < Duration::from_secs(3), "took {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_echo_over_the_circuit_with_half_close() {
+    let mut world = World::new(5).await;
+    let s = world.natted("s", NatConfig::symmetric()).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    attached(&s.node).await;
+    attached(&a.node).await;
+    a.node
+        .handle("echo/1", |incoming| async move {
+            let mut recv = incoming.recv;
+            let mut all = Vec::new();
+            recv.read_to_end(&mut all).await.unwrap();
+            let mut send = incoming.send.unwrap();
+            send.write_all(&all).await.unwrap();
+            send.finish().unwrap();
+        })
+        .unwrap();
+    let (mut send, mut recv) = s.node.open_bi(a.node.peer_id(), "echo/1").await.unwrap();
+    let data = pattern(0, 3_000_000);
+    send.write_all(&data).await.unwrap();
+    send.finish().unwrap();
+    let mut back = Vec::new();
+    recv.read_to_end(&mut back).await.unwrap();
+    assert_eq!(back.len(), data.len());
+    assert!(back == data);
+}
