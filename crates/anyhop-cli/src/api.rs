@@ -365,7 +365,12 @@ mod tests {
     fn a_plain_message_has_exactly_the_documented_fields() {
         let report = MessageReport::new(PeerId::random(), &message(Encoding::Utf8, b"x"), false);
         let value = serde_json::to_value(&report).expect("plain data");
-        let keys: Vec<_> = value.as_object().expect("an object").keys().cloned().collect();
+        let keys: Vec<_> = value
+            .as_object()
+            .expect("an object")
+            .keys()
+            .cloned()
+            .collect();
         assert_eq!(keys, ["body", "encoding", "from", "type"]);
     }
 

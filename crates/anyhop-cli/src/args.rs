@@ -196,7 +196,12 @@ pub(crate) struct RecvArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Answer each request with this text
-    #[arg(long, value_name = "TEXT", conflicts_with = "echo", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "echo",
+        allow_hyphen_values = true
+    )]
     pub(crate) reply: Option<String>,
     /// Answer each request with itself
     #[arg(long)]
@@ -320,7 +325,9 @@ const MAX_SECONDS: f64 = 86_400.0;
 fn parse_seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if (0.0..=MAX_SECONDS).contains(&s) => Ok(s),
-        _ => Err(format!("not a number of seconds between 0 and {MAX_SECONDS}")),
+        _ => Err(format!(
+            "not a number of seconds between 0 and {MAX_SECONDS}"
+        )),
     }
 }
 

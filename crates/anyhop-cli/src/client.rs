@@ -44,7 +44,9 @@ impl Client {
 
     /// Asks for a value.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        let response = self.roundtrip(Method::GET, path, Bytes::new(), false).await?;
+        let response = self
+            .roundtrip(Method::GET, path, Bytes::new(), false)
+            .await?;
         read_json(response).await
     }
 
@@ -55,7 +57,9 @@ impl Client {
         value: &impl Serialize,
     ) -> Result<T, CliError> {
         let body = serde_json::to_vec(value).map_err(|e| unexpected(&e.to_string()))?;
-        let response = self.roundtrip(Method::POST, path, body.into(), false).await?;
+        let response = self
+            .roundtrip(Method::POST, path, body.into(), false)
+            .await?;
         read_json(response).await
     }
 
@@ -78,7 +82,9 @@ impl Client {
         query: &impl Serialize,
     ) -> Result<(Reader, Writer), CliError> {
         let path = with_query(path, query)?;
-        let response = self.roundtrip(Method::POST, &path, Bytes::new(), true).await?;
+        let response = self
+            .roundtrip(Method::POST, &path, Bytes::new(), true)
+            .await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(read_error(response).await);
         }
@@ -122,14 +128,18 @@ impl Client {
 
     async fn connect(&self) -> Result<UnixStream, CliError> {
         let path = self.state_dir.socket()?;
-        UnixStream::connect(&path).await.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => no_daemon(&self.state_dir),
-            _ => CliError::new(
-                Code::StateDir,
-                format!("cannot reach the daemon at {}: {e}", path.display()),
-            )
-            .hint("run this as the user who runs the daemon"),
-        })
+        UnixStream::connect(&path)
+            .await
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    no_daemon(&self.state_dir)
+                }
+                _ => CliError::new(
+                    Code::StateDir,
+                    format!("cannot reach the daemon at {}: {e}", path.display()),
+                )
+                .hint("run this as the user who runs the daemon"),
+            })
     }
 }
 

@@ -222,7 +222,9 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 
     async fn write(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
         let head = header(kind, payload.len());
-        self.io.write_all_buf(&mut (&head[..]).chain(payload)).await?;
+        self.io
+            .write_all_buf(&mut Buf::chain(&head[..], payload))
+            .await?;
         self.io.flush().await
     }
 }
@@ -321,10 +323,16 @@ mod tests {
         let mut buf = BytesMut::from(&header(0, MAX_PAYLOAD + 1)[..]);
         assert_eq!(
             Frame::decode(&mut buf),
-            Err(FrameError::Length { kind: 0, len: MAX_PAYLOAD + 1 })
+            Err(FrameError::Length {
+                kind: 0,
+                len: MAX_PAYLOAD + 1
+            })
         );
         let mut buf = BytesMut::from(&header(1, 1)[..]);
-        assert_eq!(Frame::decode(&mut buf), Err(FrameError::Length { kind: 1, len: 1 }));
+        assert_eq!(
+            Frame::decode(&mut buf),
+            Err(FrameError::Length { kind: 1, len: 1 })
+        );
         let mut buf = BytesMut::from(&header(9, 0)[..]);
         assert_eq!(Frame::decode(&mut buf), Err(FrameError::Kind(9)));
     }

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     };
     start_logging(cli.global.verbose);
     let output = Output::new(cli.global.json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => {
             let result = runtime.block_on(commands::run(cli));
@@ -45,7 +47,10 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             result
         }
-        Err(e) => Err(CliError::new(Code::Failed, format!("cannot start threads: {e}"))),
+        Err(e) => Err(CliError::new(
+            Code::Failed,
+            format!("cannot start threads: {e}"),
+        )),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,7 +66,9 @@ fn main() -> ExitCode {
 /// Help, the version, or what is wrong with the arguments; the latter in JSON if that
 /// was asked for as far as can be told.
 fn bad_arguments(e: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json");
+    let json = std::env::args_os()
+        .take_while(|a| a != "--")
+        .any(|a| a == "--json");
     if !e.use_stderr() || !json {
         // Nobody is left to tell when the output is gone.
         let _ = e.print();

@@ -36,16 +36,27 @@ pub(crate) struct StateDir(PathBuf);
 impl StateDir {
     /// The directory given, or the user's default one.
     pub(crate) fn choose(given: Option<PathBuf>) -> Result<Self, CliError> {
-        let absolute = |var| env::var_os(var).map(PathBuf::from).filter(|p| p.is_absolute());
+        let absolute = |var| {
+            env::var_os(var)
+                .map(PathBuf::from)
+                .filter(|p| p.is_absolute())
+        };
         let default = || {
             absolute("XDG_STATE_HOME")
                 .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
                 .map(|dir| dir.join("anyhop"))
         };
-        given.filter(|dir| !dir.as_os_str().is_empty()).or_else(default).map(Self).ok_or_else(|| {
-            CliError::new(Code::StateDir, "no state directory: neither HOME nor XDG_STATE_HOME is set")
+        given
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .or_else(default)
+            .map(Self)
+            .ok_or_else(|| {
+                CliError::new(
+                    Code::StateDir,
+                    "no state directory: neither HOME nor XDG_STATE_HOME is set",
+                )
                 .hint("give one with --state-dir DIR or ANYHOP_STATE_DIR")
-        })
+            })
     }
 
     /// Its path.
@@ -74,7 +85,9 @@ impl StateDir {
     pub(crate) fn keypair(&self) -> Result<Keypair, CliError> {
         anyhop_base::load_or_create_keypair(&self.0).map_err(|e| {
             let hint = match &e {
-                anyhop_base::KeyError::Exposed { .. } => "chmod 600 the file, or move it away for a new identity",
+                anyhop_base::KeyError::Exposed { .. } => {
+                    "chmod 600 the file, or move it away for a new identity"
+                }
                 anyhop_base::KeyError::Unusable { .. } => {
                     "restore the key file from a backup, or move it away for a new identity"
                 }
@@ -101,7 +114,9 @@ impl StateDir {
         match fs::metadata(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Names::default()),
             Ok(m) if m.len() > MAX_NAMES_FILE => {
-                return Err(unusable(format!("it is larger than {MAX_NAMES_FILE} bytes")));
+                return Err(unusable(format!(
+                    "it is larger than {MAX_NAMES_FILE} bytes"
+                )));
             }
             _ => {}
         }
@@ -115,8 +130,11 @@ impl StateDir {
         anyhop_base::fs::create_private_dir(&self.0)
             .and_then(|()| anyhop_base::fs::write_atomic(&path, names.to_text().as_bytes(), 0o600))
             .map_err(|e| {
-                CliError::new(Code::StateDir, format!("cannot write {}: {e}", path.display()))
-                    .hint("check the directory's owner and permissions; the names are as they were")
+                CliError::new(
+                    Code::StateDir,
+                    format!("cannot write {}: {e}", path.display()),
+                )
+                .hint("check the directory's owner and permissions; the names are as they were")
             })
     }
 }
@@ -164,7 +182,8 @@ impl Names {
                 let peer = peer.trim().trim_matches('"').parse().ok()?;
                 Some((name.trim(), peer))
             });
-            let (name, peer) = parsed.ok_or_else(|| format!("line {number} is not NAME = PeerId"))?;
+            let (name, peer) =
+                parsed.ok_or_else(|| format!("line {number} is not NAME = PeerId"))?;
             check_name(name).map_err(|why| format!("line {number}: {why}"))?;
             if names.insert(name.to_owned(), peer).is_some() {
                 return Err(format!("line {number} names {name:?} a second time"));
@@ -219,7 +238,11 @@ mod tests {
         let mut names = Names::default();
         let peer = PeerId::random();
         for bad in ["", "a b", "a=b", "a:b", &peer.to_base58(), &"x".repeat(65)] {
-            assert_eq!(names.add(bad, peer).map_err(|e| e.code), Err(Code::Usage), "{bad:?}");
+            assert_eq!(
+                names.add(bad, peer).map_err(|e| e.code),
+                Err(Code::Usage),
+                "{bad:?}"
+            );
         }
     }
 
@@ -231,7 +254,10 @@ mod tests {
             ("# anyhop names 2\n".to_owned(), "first line"),
             (format!("{NAMES_HEADER}\nbob\n"), "line 2"),
             (format!("{NAMES_HEADER}\n\nbob = 12D3\n"), "line 3"),
-            (format!("{NAMES_HEADER}\nb = {peer}\nb = {peer}\n"), "line 3"),
+            (
+                format!("{NAMES_HEADER}\nb = {peer}\nb = {peer}\n"),
+                "line 3",
+            ),
         ];
         for (text, expected) in table {
             let error = Names::parse(&text).expect_err("damaged");
@@ -241,9 +267,9 @@ mod tests {
 
     #[test]
     fn a_path_too_long_for_a_socket_is_told_before_anything_is_made() {
-        let dir = StateDir(PathBuf::from(format!("/{}", "d".repeat(94))));
+        let dir = StateDir(PathBuf::from(format!("/{}", "d".repeat(93))));
         assert!(dir.socket().is_ok());
-        let dir = StateDir(PathBuf::from(format!("/{}", "d".repeat(95))));
+        let dir = StateDir(PathBuf::from(format!("/{}", "d".repeat(94))));
         let error = dir.socket().expect_err("too long");
         assert_eq!(error.code, Code::StateDir);
         assert!(error.hint.expect("has one").contains("shorter"));

@@ -34,7 +34,10 @@ pub(super) async fn run(context: &Context, args: &BenchArgs) -> Result<(), CliEr
 }
 
 fn text(r: &BenchReport) -> String {
-    let way = r.path.as_ref().map_or_else(|| "no path now".to_owned(), path_text);
+    let way = r
+        .path
+        .as_ref()
+        .map_or_else(|| "no path now".to_owned(), path_text);
     let direction = if r.reverse { "from" } else { "to" };
     format!(
         "{:.3} Gbit/s {direction} {} over {} streams in {:.2} s, {:.2} CPU seconds here\n{way}",

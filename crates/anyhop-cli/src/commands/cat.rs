@@ -41,7 +41,10 @@ pub(super) async fn run(context: &Context, args: CatArgs) -> Result<(), CliError
 /// Says on standard error that peers can connect now; standard output is the stream's.
 fn tell_listening(context: &Context, query: &CatQuery) {
     if context.output.is_json() {
-        eprintln!("{}", json!({"event": "listening", "protocol": query.protocol()}));
+        eprintln!(
+            "{}",
+            json!({"event": "listening", "protocol": query.protocol()})
+        );
     } else if context.verbose > 0 || io::stderr().is_terminal() {
         context.output.note("listening for one stream");
     }
@@ -82,7 +85,9 @@ fn progress() -> ProgressBar {
     if io::stdin().is_terminal() {
         return ProgressBar::hidden();
     }
-    let size = fs::metadata("/dev/stdin").ok().filter(fs::Metadata::is_file);
+    let size = fs::metadata("/dev/stdin")
+        .ok()
+        .filter(fs::Metadata::is_file);
     output::byte_bar(size.map(|m| m.len()))
 }
 
@@ -90,9 +95,10 @@ async fn from_stdin(writer: &mut Writer, bar: &ProgressBar) -> Result<(), CliErr
     let mut stdin = tokio::io::stdin();
     let mut buf = vec![0; CHUNK];
     loop {
-        let n = stdin.read(&mut buf).await.map_err(|e| {
-            CliError::new(Code::Failed, format!("cannot read standard input: {e}"))
-        })?;
+        let n = stdin
+            .read(&mut buf)
+            .await
+            .map_err(|e| CliError::new(Code::Failed, format!("cannot read standard input: {e}")))?;
         if n == 0 {
             return writer.send(&Frame::End).await.map_err(|e| broken(&e));
         }
@@ -112,14 +118,23 @@ async fn to_stdout(mut reader: Reader, bar: &ProgressBar) -> Result<(), CliError
                 if on_terminal {
                     bar.finish_and_clear();
                 }
-                stdout.write_all(&data).await.map_err(|e| output::stdout_failed(&e))?;
+                stdout
+                    .write_all(&data)
+                    .await
+                    .map_err(|e| output::stdout_failed(&e))?;
                 if on_terminal {
-                    stdout.flush().await.map_err(|e| output::stdout_failed(&e))?;
+                    stdout
+                        .flush()
+                        .await
+                        .map_err(|e| output::stdout_failed(&e))?;
                 }
             }
             Some(Frame::End) => {
                 receiving = false;
-                stdout.flush().await.map_err(|e| output::stdout_failed(&e))?;
+                stdout
+                    .flush()
+                    .await
+                    .map_err(|e| output::stdout_failed(&e))?;
                 close_stdout();
             }
             Some(Frame::Delivered) => sending = false,

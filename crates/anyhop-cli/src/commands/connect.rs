@@ -28,5 +28,7 @@ pub(super) async fn run(context: &Context, peer: &PeerOrAddr) -> Result<(), CliE
     let bar = output::spinner(format!("connecting to {what}"));
     let report: Result<PathReport, _> = context.client().post("/v1/connect", &ask).await;
     bar.finish_and_clear();
-    context.output.result(&report?, |r| format!("connected to {}", paths_text(r)))
+    context
+        .output
+        .result(&report?, |r| format!("connected to {}", paths_text(r)))
 }

@@ -1,6 +1,5 @@
 //! `demo`.
 
-use anyhop::{DialError, MessageError};
 use anyhop_lab::demo::{self, DemoError, DemoSummary};
 use serde::Serialize;
 
@@ -32,10 +31,10 @@ pub(super) async fn run(output: Output) -> Result<(), CliError> {
 
 fn failed(e: DemoError) -> CliError {
     let text = format!("the demo did not show what it should: {e}");
-    let cause = match e {
-        DemoError::Start { source, .. } => CliError::from(source),
-        DemoError::Dial { source, .. } => CliError::from::<DialError>(source),
-        DemoError::Message { source, .. } => CliError::from::<MessageError>(source),
+    let cause: CliError = match e {
+        DemoError::Start { source, .. } => source.into(),
+        DemoError::Dial { source, .. } => source.into(),
+        DemoError::Message { source, .. } => source.into(),
         DemoError::Stream { source, .. } => source.into(),
         DemoError::NotSeen { .. } => CliError::new(Code::Timeout, ""),
         _ => CliError::new(Code::Failed, ""),

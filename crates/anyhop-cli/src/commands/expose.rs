@@ -34,7 +34,9 @@ pub(super) async fn follow(context: &Context, mut reader: Reader) -> Result<(), 
                     context.output.result(&notice, |_| String::new())?;
                     continue;
                 }
-                context.output.note(&format!("warning: {client} was not forwarded: {error}"));
+                context
+                    .output
+                    .note(&format!("warning: {client} was not forwarded: {error}"));
                 if let Some(hint) = &error.hint {
                     context.output.note(&format!("hint: {hint}"));
                 }

@@ -88,7 +88,10 @@ pub(crate) fn path_text(path: &PathInfo) -> String {
         Carrier::Ws => "WebSocket",
     };
     match path.kind {
-        PathKind::Direct => format!("directly at {} ({carrier}, {:.1} ms)", path.remote, path.rtt_ms),
+        PathKind::Direct => format!(
+            "directly at {} ({carrier}, {:.1} ms)",
+            path.remote, path.rtt_ms
+        ),
         PathKind::Circuit => format!(
             "through {} at {} ({carrier}, {:.1} ms)",
             path.via.join(" and "),

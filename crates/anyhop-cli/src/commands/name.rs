@@ -5,11 +5,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::{
-    api::PeerReport,
-    args::NameCommand,
-    error::CliError,
-    frame::unexpected,
-    spec::PeerSpec,
+    api::PeerReport, args::NameCommand, error::CliError, frame::unexpected, spec::PeerSpec,
 };
 
 /// A name and whose it is.
@@ -33,9 +29,9 @@ async fn add(context: &Context, name: String, peer: &PeerSpec) -> Result<(), Cli
     names.add(&name, peer)?;
     context.state_dir.save_names(&names)?;
     let peer_id = peer.to_base58();
-    context
-        .output
-        .result(&Named { name, peer_id }, |n| format!("{} is {}", n.name, n.peer_id))
+    context.output.result(&Named { name, peer_id }, |n| {
+        format!("{} is {}", n.name, n.peer_id)
+    })
 }
 
 /// The peer meant; parts of an id are completed by the daemon.
@@ -60,7 +56,10 @@ fn list(context: &Context) -> Result<(), CliError> {
         })
         .collect();
     context.output.result(&list, |list| {
-        let lines: Vec<_> = list.iter().map(|n| format!("{} {}", n.name, n.peer_id)).collect();
+        let lines: Vec<_> = list
+            .iter()
+            .map(|n| format!("{} {}", n.name, n.peer_id))
+            .collect();
         lines.join("\n")
     })
 }
@@ -73,7 +72,7 @@ fn remove(context: &Context, name: String) -> Result<(), CliError> {
     };
     context.state_dir.save_names(&names)?;
     let peer_id = peer.to_base58();
-    context
-        .output
-        .result(&Named { name, peer_id }, |n| format!("{} is no longer {}", n.name, n.peer_id))
+    context.output.result(&Named { name, peer_id }, |n| {
+        format!("{} is no longer {}", n.name, n.peer_id)
+    })
 }

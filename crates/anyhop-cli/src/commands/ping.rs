@@ -90,7 +90,12 @@ async fn one(client: &Client, ask: &PingAsk) -> Result<Pong, CliError> {
     result
 }
 
-fn print_answered(context: &Context, args: &PingArgs, seq: u64, pong: &Pong) -> Result<(), CliError> {
+fn print_answered(
+    context: &Context,
+    args: &PingArgs,
+    seq: u64,
+    pong: &Pong,
+) -> Result<(), CliError> {
     let value = Answered {
         seq,
         rtt_ms: pong.rtt_ms,

@@ -49,7 +49,9 @@ async fn take(
         head @ RecvTell::Message { size, .. } => {
             let body: Bytes = reader.next_body(size).await?;
             let report = head.report(body);
-            report.map(Some).ok_or_else(|| unexpected("a message without a sender"))
+            report
+                .map(Some)
+                .ok_or_else(|| unexpected("a message without a sender"))
         }
         RecvTell::Settled { .. } => Err(unexpected("nothing was taken")),
     }

@@ -18,8 +18,10 @@ pub(super) async fn run(context: &Context, args: RequestArgs) -> Result<(), CliE
     };
     let body = read_body(args.body)?;
     let bar = output::spinner(format!("waiting for the reply of {}", args.peer));
-    let reply: Result<MessageReport, _> =
-        context.client().post_bytes("/v1/request", &query, body).await;
+    let reply: Result<MessageReport, _> = context
+        .client()
+        .post_bytes("/v1/request", &query, body)
+        .await;
     bar.finish_and_clear();
     let reply = reply?;
     if context.output.is_json() {

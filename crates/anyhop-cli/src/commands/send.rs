@@ -19,7 +19,7 @@ pub(super) async fn run(context: &Context, args: SendArgs) -> Result<(), CliErro
     let bar = output::spinner(format!("sending to {}", args.peer));
     let sent: Result<Sent, _> = context.client().post_bytes("/v1/send", &query, body).await;
     bar.finish_and_clear();
-    context
-        .output
-        .result(&sent?, |s| format!("delivered {} bytes to {}", s.bytes, s.to))
+    context.output.result(&sent?, |s| {
+        format!("delivered {} bytes to {}", s.bytes, s.to)
+    })
 }

@@ -24,14 +24,25 @@ fn text(s: &NodeStatus) -> String {
     list("seen at", &s.observed_addresses);
     list("attached to", &s.attachments);
     let relay = if s.relay.enabled {
-        format!("{} circuits, {} bytes forwarded", s.relay.circuits, s.relay.forwarded_bytes)
+        format!(
+            "{} circuits, {} bytes forwarded",
+            s.relay.circuits, s.relay.forwarded_bytes
+        )
     } else {
         "off".to_owned()
     };
-    let _ = write!(out, "\n{:12} {relay}\n{:12} {}", "relay", "sessions", s.sessions);
+    let _ = write!(
+        out,
+        "\n{:12} {relay}\n{:12} {}",
+        "relay", "sessions", s.sessions
+    );
     let _ = write!(out, "\n{:12} {} s", "up", s.uptime_s);
     for drop in &s.dropped {
-        let _ = write!(out, "\n{:12} {} datagrams: {}", "dropped", drop.datagrams, drop.reason);
+        let _ = write!(
+            out,
+            "\n{:12} {} datagrams: {}",
+            "dropped", drop.datagrams, drop.reason
+        );
     }
     out
 }

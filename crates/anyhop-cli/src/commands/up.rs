@@ -20,5 +20,11 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
         max_circuits: args.max_circuits.unwrap_or(config.relay.max_circuits),
         ..config.relay
     };
-    daemon::run(context.state_dir, config, context.output, context.verbose > 0).await
+    daemon::run(
+        context.state_dir,
+        config,
+        context.output,
+        context.verbose > 0,
+    )
+    .await
 }

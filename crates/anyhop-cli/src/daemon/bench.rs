@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhop::{Incoming, Listener, Node, PeerId, RecvStream, SendStream, StreamError};
-use tokio::{io::AsyncReadExt as _, sync::Semaphore, task::JoinSet, time::Instant};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
     api::{BenchQuery, BenchReport, BenchTell},
@@ -63,7 +63,8 @@ impl Header {
     fn decode(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
         let [version, reverse, s0, s1, run @ ..] = *bytes;
         let seconds = u16::from_be_bytes([s0, s1]);
-        let valid = version == VERSION && reverse <= 1 && (1..=MAX_BENCH_SECONDS).contains(&seconds);
+        let valid =
+            version == VERSION && reverse <= 1 && (1..=MAX_BENCH_SECONDS).contains(&seconds);
         valid.then(|| Self {
             reverse: reverse == 1,
             seconds,
@@ -83,7 +84,9 @@ enum Verdict {
 
 /// Checks what a command asked for.
 pub(super) fn check(query: BenchQuery) -> Result<BenchQuery, CliError> {
-    if !(1..=MAX_BENCH_SECONDS).contains(&query.seconds) || !(1..=MAX_BENCH_STREAMS).contains(&query.streams) {
+    if !(1..=MAX_BENCH_SECONDS).contains(&query.seconds)
+        || !(1..=MAX_BENCH_STREAMS).contains(&query.streams)
+    {
         return Err(CliError::usage(format!(
             "a bench takes 1 to {MAX_BENCH_SECONDS} seconds over 1 to {MAX_BENCH_STREAMS} streams"
         )));
@@ -103,7 +106,11 @@ pub(super) struct Run {
 
 impl Run {
     /// Opens the streams; the peer has agreed to each.
-    pub(super) async fn open(node: Node, peer: PeerId, query: BenchQuery) -> Result<Self, CliError> {
+    pub(super) async fn open(
+        node: Node,
+        peer: PeerId,
+        query: BenchQuery,
+    ) -> Result<Self, CliError> {
         let header = Header {
             reverse: query.reverse,
             seconds: query.seconds,
@@ -189,12 +196,18 @@ impl Run {
                         push(send, recv, until, &moved).await
                     }
                 };
-                in_time(Duration::from_secs(query.seconds.into()) + GRACE, peer, work).await
+                in_time(
+                    Duration::from_secs(query.seconds.into()) + GRACE,
+                    peer,
+                    work,
+                )
+                .await
             });
         }
         let mut bytes = 0;
         while let Some(result) = running.join_next().await {
-            bytes += result.map_err(|e| CliError::new(Code::Failed, format!("the bench broke: {e}")))??;
+            bytes += result
+                .map_err(|e| CliError::new(Code::Failed, format!("the bench broke: {e}")))??;
         }
         let seconds = started.elapsed().as_secs_f64();
         let paths = node.session_info(peer).map(|s| s.paths).unwrap_or_default();
@@ -227,7 +240,11 @@ async fn push(
     Ok(u64::from_be_bytes(read_exact(&mut recv).await?))
 }
 
-async fn send_until(send: &mut SendStream, until: Instant, moved: &AtomicU64) -> Result<(), StreamError> {
+async fn send_until(
+    send: &mut SendStream,
+    until: Instant,
+    moved: &AtomicU64,
+) -> Result<(), StreamError> {
     let chunk = vec![0x5a; CHUNK];
     while Instant::now() < until {
         send.write_all(&chunk).await?;
@@ -263,7 +280,10 @@ async fn in_time<T>(
         Ok(result) => result,
         Err(_) => Err(CliError::new(
             Code::Timeout,
-            format!("{peer} did not go on with the bench within {} s", limit.as_secs()),
+            format!(
+                "{peer} did not go on with the bench within {} s",
+                limit.as_secs()
+            ),
         )),
     }
 }
@@ -403,7 +423,9 @@ mod tests {
     fn peers_and_streams_are_limited() {
         let gate = Arc::new(BenchGate::default());
         let peer = PeerId::random();
-        let mut seats: Vec<_> = (0..MAX_BENCH_STREAMS).filter_map(|_| gate.enter(peer, 1)).collect();
+        let mut seats: Vec<_> = (0..MAX_BENCH_STREAMS)
+            .filter_map(|_| gate.enter(peer, 1))
+            .collect();
         assert_eq!(seats.len(), usize::from(MAX_BENCH_STREAMS));
         assert!(gate.enter(peer, 1).is_none());
         seats.extend((1..MAX_PEERS).filter_map(|_| gate.enter(PeerId::random(), 1)));

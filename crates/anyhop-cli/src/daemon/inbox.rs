@@ -135,11 +135,17 @@ async fn hand_over(
         Some(received) => settle(received, ask).await.err(),
         None => None,
     };
-    writer.json(&RecvTell::Settled { problem }).await.map_err(lost)
+    writer
+        .json(&RecvTell::Settled { problem })
+        .await
+        .map_err(lost)
 }
 
 /// The next message, or `None` when the time is over.
-async fn take_in_time(inbox: &Inbox, timeout_ms: Option<u64>) -> Result<Option<Received>, CliError> {
+async fn take_in_time(
+    inbox: &Inbox,
+    timeout_ms: Option<u64>,
+) -> Result<Option<Received>, CliError> {
     let taken = match timeout_ms {
         None => inbox.take().await,
         Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), inbox.take()).await {
@@ -147,9 +153,9 @@ async fn take_in_time(inbox: &Inbox, timeout_ms: Option<u64>) -> Result<Option<R
             Err(_) => return Ok(None),
         },
     };
-    taken.map(Some).ok_or_else(|| {
-        CliError::new(Code::Lost, "the daemon is stopping").hint("start it again")
-    })
+    taken
+        .map(Some)
+        .ok_or_else(|| CliError::new(Code::Lost, "the daemon is stopping").hint("start it again"))
 }
 
 async fn settle(received: Received, ask: RecvAsk) -> Result<(), CliError> {
@@ -162,7 +168,10 @@ async fn settle(received: Received, ask: RecvAsk) -> Result<(), CliError> {
         // Dropping the responder tells the requester that nobody answered.
         RecvAsk::Done | RecvAsk::Take { .. } => return Ok(()),
     };
-    responder.reply(reply).await.map_err(|e| not_answered(from, e.into()))
+    responder
+        .reply(reply)
+        .await
+        .map_err(|e| not_answered(from, e.into()))
 }
 
 fn not_answered(from: PeerId, error: CliError) -> CliError {

@@ -1,6 +1,6 @@
 //! `up`: from start to stop.
 
-use std::{io::Write as _, process, sync::Arc, time::Duration};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
 use anyhop::{Config, Event, Node, PeerAddr};
 use anyhop_os::{LockError, StateDirLock};
@@ -29,15 +29,18 @@ pub(crate) async fn run(
     output: Output,
     tell: bool,
 ) -> Result<(), CliError> {
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let socket = state_dir.socket()?;
     let _lock = lock(&state_dir)?;
     let keypair = state_dir.keypair()?;
     let bootstrap = config.bootstrap.clone();
     let node = Node::start(keypair, config).await?;
     let daemon = Daemon::new(node, state_dir);
-    let result = serve(&daemon, &socket, bootstrap, output, tell, signals).await;
-    stop(&daemon).await;
+    let result = serve(&daemon, &socket, bootstrap, output, tell, &mut signals).await;
+    tokio::select! {
+        () = stop(&daemon) => {}
+        () = signals.wait() => tracing::warn!("stopped at once by a second signal"),
+    }
     result
 }
 
@@ -47,7 +50,7 @@ async fn serve(
     bootstrap: Vec<PeerAddr>,
     output: Output,
     tell: bool,
-    mut signals: Signals,
+    signals: &mut Signals,
 ) -> Result<(), CliError> {
     daemon.serve_protocols()?;
     // Removed again when this is dropped.
@@ -61,21 +64,23 @@ async fn serve(
     daemon.spawn(tell_events(events, output, tell));
     signals.wait().await;
     tracing::info!("stopping");
-    tokio::spawn(async move {
-        signals.wait().await;
-        process::exit(130);
-    });
     Ok(())
 }
 
 async fn stop(daemon: &Daemon) {
     daemon.stop.cancel();
     daemon.tasks.close();
-    if tokio::time::timeout(CLOSE_GRACE, daemon.node.close()).await.is_err() {
+    if tokio::time::timeout(CLOSE_GRACE, daemon.node.close())
+        .await
+        .is_err()
+    {
         tracing::warn!("some sessions did not close in time");
     }
     // Commands that still wait get the node's refusal, and time to read it.
-    if tokio::time::timeout(STOP_GRACE, daemon.tasks.wait()).await.is_err() {
+    if tokio::time::timeout(STOP_GRACE, daemon.tasks.wait())
+        .await
+        .is_err()
+    {
         tracing::debug!("some control connections did not end in time");
     }
 }
@@ -104,12 +109,23 @@ fn lock(state_dir: &StateDir) -> Result<StateDirLock, CliError> {
 }
 
 fn ready(daemon: &Daemon, output: Output) {
-    let addresses: Vec<_> = daemon.node.addresses().iter().map(ToString::to_string).collect();
+    let addresses: Vec<_> = daemon
+        .node
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let peer_id = daemon.node.peer_id().to_base58();
     if output.is_json() {
         print(&json!({"event": "ready", "peer_id": peer_id, "addresses": addresses}).to_string());
     } else {
-        print(&["ready".to_owned(), peer_id].into_iter().chain(addresses).collect::<Vec<_>>().join(" "));
+        print(
+            &["ready".to_owned(), peer_id]
+                .into_iter()
+                .chain(addresses)
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
     }
 }
 
@@ -127,7 +143,10 @@ async fn meet(daemon: Arc<Daemon>, addr: PeerAddr, output: Output) {
     };
     let error = CliError::from(e).context(&format!("bootstrap {addr}"));
     if output.is_json() {
-        print(&json!({"event": "bootstrap_failed", "address": addr.to_string(), "error": error}).to_string());
+        print(
+            &json!({"event": "bootstrap_failed", "address": addr.to_string(), "error": error})
+                .to_string(),
+        );
         return;
     }
     let mut err = std::io::stderr().lock();
@@ -184,7 +203,10 @@ fn event_text(event: &Event) -> String {
             format!("{peer} is reached {}", crate::commands::path_text(path))
         }
         Event::PathLost { peer, path, reason } => {
-            format!("{peer} is no longer reached {}: {reason}", crate::commands::path_text(path))
+            format!(
+                "{peer} is no longer reached {}: {reason}",
+                crate::commands::path_text(path)
+            )
         }
         Event::AddressesChanged => "this node's addresses changed".to_owned(),
         other => format!("{other:?}"),

@@ -89,7 +89,11 @@ pub(super) fn serve(daemon: &Arc<Daemon>, listener: UnixListener) {
 
 /// Switches a request to frames and runs `work` on them, as a task that ends with the
 /// daemon at the latest.
-pub(super) fn upgrade<F, Fut>(daemon: &Daemon, mut request: Request, work: F) -> Result<Response, CliError>
+pub(super) fn upgrade<F, Fut>(
+    daemon: &Daemon,
+    mut request: Request,
+    work: F,
+) -> Result<Response, CliError>
 where
     F: FnOnce(Reader, Writer) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send,
@@ -161,13 +165,21 @@ struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -47,10 +47,11 @@ impl Exposed {
     pub(in crate::daemon) fn add(self: &Arc<Self>, service: Service) -> Result<Exposure, CliError> {
         let mut services = self.services();
         if services.contains_key(&service) {
-            return Err(
-                CliError::new(Code::Refused, format!("{service} is already exposed by this daemon"))
-                    .hint("end the other `anyhop expose` first"),
-            );
+            return Err(CliError::new(
+                Code::Refused,
+                format!("{service} is already exposed by this daemon"),
+            )
+            .hint("end the other `anyhop expose` first"));
         }
         if services.len() >= MAX_SERVICES {
             return Err(CliError::new(
@@ -124,7 +125,7 @@ async fn serve_stream(exposed: &Exposed, incoming: Incoming, room: bool) -> io::
     let Incoming {
         peer,
         mut recv,
-        send: Some(mut send),
+        send: Some(send),
     } = incoming
     else {
         return Err(io::Error::other("it is one-way"));
@@ -179,10 +180,19 @@ async fn serve_tcp(
 }
 
 async fn connect_failed(send: SendStream, reason: &str) -> io::Result<()> {
-    refuse(send, wire::Refusal::ConnectFailed, &format!("connecting failed: {reason}")).await
+    refuse(
+        send,
+        wire::Refusal::ConnectFailed,
+        &format!("connecting failed: {reason}"),
+    )
+    .await
 }
 
-async fn serve_udp(service: &Service, mut send: SendStream, mut recv: RecvStream) -> io::Result<()> {
+async fn serve_udp(
+    service: &Service,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) -> io::Result<()> {
     let socket = match timeout(CONNECT_TIME, udp_socket(service)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(e)) => return connect_failed(send, &e.to_string()).await,
@@ -252,7 +262,10 @@ mod tests {
         let connections = exposed.find(&service(1, false)).expect("exposed");
         assert!(exposed.find(&service(2, false)).is_none());
         assert!(exposed.find(&service(1, true)).is_none());
-        assert_eq!(exposed.add(service(1, false)).map_err(|e| e.code).err(), Some(Code::Refused));
+        assert_eq!(
+            exposed.add(service(1, false)).map_err(|e| e.code).err(),
+            Some(Code::Refused)
+        );
         drop(exposure);
         assert!(connections.is_cancelled());
         assert!(exposed.find(&service(1, false)).is_none());
@@ -264,7 +277,10 @@ mod tests {
         let all: Vec<_> = (1..=MAX_SERVICES)
             .map(|p| exposed.add(service(p as u16, false)).expect("room"))
             .collect();
-        assert_eq!(exposed.add(service(1, true)).map_err(|e| e.code).err(), Some(Code::Limit));
+        assert_eq!(
+            exposed.add(service(1, true)).map_err(|e| e.code).err(),
+            Some(Code::Limit)
+        );
         drop(all);
         assert!(exposed.add(service(1, true)).is_ok());
     }

@@ -1,12 +1,6 @@
 //! The listening side of `forward`.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhop::{Node, PeerId, RecvStream, SendStream};
 use bytes::Bytes;
@@ -70,13 +64,20 @@ impl Forward {
         local: SocketAddr,
     ) -> Result<Self, CliError> {
         let bound = if service.udp {
-            UdpSocket::bind(local).await.and_then(|s| Ok((s.local_addr()?, Socket::Udp(Arc::new(s)))))
+            UdpSocket::bind(local)
+                .await
+                .and_then(|s| Ok((s.local_addr()?, Socket::Udp(Arc::new(s)))))
         } else {
-            TcpListener::bind(local).await.and_then(|s| Ok((s.local_addr()?, Socket::Tcp(s))))
+            TcpListener::bind(local)
+                .await
+                .and_then(|s| Ok((s.local_addr()?, Socket::Tcp(s))))
         };
         let (local, socket) = bound.map_err(|e| {
-            CliError::new(Code::Failed, format!("cannot listen on {local} to forward: {e}"))
-                .hint("choose another local port; 0 takes any")
+            CliError::new(
+                Code::Failed,
+                format!("cannot listen on {local} to forward: {e}"),
+            )
+            .hint("choose another local port; 0 takes any")
         })?;
         Ok(Self {
             way: Way {
@@ -131,7 +132,11 @@ fn tell(notices: &mpsc::Sender<Notice>, client: SocketAddr, error: CliError) {
     let _ = notices.try_send(Notice::Failed { client, error });
 }
 
-async fn forward_tcp(way: Way, listener: TcpListener, notices: mpsc::Sender<Notice>) -> Result<(), CliError> {
+async fn forward_tcp(
+    way: Way,
+    listener: TcpListener,
+    notices: mpsc::Sender<Notice>,
+) -> Result<(), CliError> {
     let permits = Arc::new(Semaphore::new(MAX_FLOWS));
     let mut connections = JoinSet::new();
     loop {
@@ -170,7 +175,11 @@ async fn forward_connection(way: &Way, tcp: TcpStream) -> Result<(), CliError> {
     }
 }
 
-async fn forward_udp(way: Way, socket: Arc<UdpSocket>, notices: mpsc::Sender<Notice>) -> Result<(), CliError> {
+async fn forward_udp(
+    way: Way,
+    socket: Arc<UdpSocket>,
+    notices: mpsc::Sender<Notice>,
+) -> Result<(), CliError> {
     let mut flows: HashMap<SocketAddr, mpsc::Sender<Bytes>> = HashMap::new();
     let mut running = JoinSet::new();
     let mut buf = vec![0; udp::MAX_DATAGRAM];

@@ -46,6 +46,7 @@ pub(super) async fn splice(
     result.map(|_| ())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "goes to map_err")]
 fn tcp_lost(e: std::io::Error) -> CliError {
     CliError::new(Code::Lost, format!("the TCP connection was lost: {e}"))
 }

@@ -32,7 +32,10 @@ pub(super) enum Refusal {
 }
 
 /// Asks for a service.
-pub(super) async fn write_ask(out: &mut (impl AsyncWrite + Unpin), service: &Service) -> io::Result<()> {
+pub(super) async fn write_ask(
+    out: &mut (impl AsyncWrite + Unpin),
+    service: &Service,
+) -> io::Result<()> {
     let mut head = vec![VERSION, u8::from(service.udp)];
     push_text(&mut head, &service.target.to_string());
     out.write_all(&head).await
@@ -99,7 +102,11 @@ pub(super) async fn read_answer(
             "it forwards as many connections as it may",
             "close some, or try again later",
         ),
-        _ => refused(Code::Failed, "it did not understand", "both sides must run the same version"),
+        _ => refused(
+            Code::Failed,
+            "it did not understand",
+            "both sides must run the same version",
+        ),
     }
 }
 
@@ -144,10 +151,14 @@ mod tests {
     fn the_wire_format_is_pinned() {
         block_on(async {
             let mut out = Vec::new();
-            write_ask(&mut out, &service("[::1]:80", true)).await.expect("a Vec");
+            write_ask(&mut out, &service("[::1]:80", true))
+                .await
+                .expect("a Vec");
             assert_eq!(out, b"\x01\x01\x00\x08[::1]:80");
             let mut out = Vec::new();
-            write_refusal(&mut out, Refusal::ConnectFailed, "no").await.expect("a Vec");
+            write_refusal(&mut out, Refusal::ConnectFailed, "no")
+                .await
+                .expect("a Vec");
             assert_eq!(out, b"\x02\x00\x02no");
         });
     }
@@ -157,7 +168,9 @@ mod tests {
         for (text, udp) in [("localhost:22", false), ("[2001:db8::1]:53", true)] {
             block_on(async {
                 let mut out = Vec::new();
-                write_ask(&mut out, &service(text, udp)).await.expect("a Vec");
+                write_ask(&mut out, &service(text, udp))
+                    .await
+                    .expect("a Vec");
                 let read = read_ask(&mut &out[..]).await.expect("whole");
                 assert_eq!(read, Some(service(text, udp)));
             });
@@ -175,7 +188,9 @@ mod tests {
         for (refusal, code, says) in table {
             block_on(async {
                 let mut out = Vec::new();
-                write_refusal(&mut out, refusal, "the reason").await.expect("a Vec");
+                write_refusal(&mut out, refusal, "the reason")
+                    .await
+                    .expect("a Vec");
                 let error = read_answer(&mut &out[..], PeerId::random(), &service("h:1", false))
                     .await
                     .expect_err("a refusal");

@@ -1,0 +1,10 @@
+//! The real binary: daemons on 127.0.0.1 in temporary state directories, and commands
+//! that use them.
+
+mod bench;
+mod forwarding;
+mod harness;
+mod messages;
+mod reaching;
+mod state;
+mod streams;
