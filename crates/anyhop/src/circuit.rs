@@ -187,7 +187,7 @@ pub(crate) async fn serve(
                 link: &link,
                 label_out: request.label,
             };
-            hop.extend(next, open, send, recv).await;
+            hop.extend(next, *open, send, recv).await;
             node.relay
                 .lock()
                 .expect("no holder panics")

@@ -48,7 +48,7 @@ pub(crate) struct Purpose {
 }
 
 impl Purpose {
-    fn from_code(&self, code: Code) -> StreamError {
+    fn ended_with(&self, code: Code) -> StreamError {
         let code = code.into_inner();
         let (peer, protocol) = (self.peer, self.protocol.to_string());
         if code == u64::from(code::UNKNOWN_PROTOCOL) {
@@ -69,7 +69,7 @@ impl Purpose {
 
     fn write(&self, error: WriteError) -> StreamError {
         match error {
-            WriteError::Stopped(code) => self.from_code(code),
+            WriteError::Stopped(code) => self.ended_with(code),
             WriteError::ConnectionLost(e) => self.lost(&e),
             _ => StreamError::Finished,
         }
@@ -77,7 +77,7 @@ impl Purpose {
 
     fn read(&self, error: ReadError) -> StreamError {
         match error {
-            ReadError::Reset(code) => self.from_code(code),
+            ReadError::Reset(code) => self.ended_with(code),
             ReadError::ConnectionLost(e) => self.lost(&e),
             _ => StreamError::Finished,
         }

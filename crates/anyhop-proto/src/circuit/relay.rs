@@ -40,7 +40,7 @@ pub enum Admission {
         /// The neighbour to extend to.
         next: PeerId,
         /// What to send it.
-        open: Open,
+        open: Box<Open>,
     },
 }
 
@@ -99,13 +99,13 @@ impl RelayBook {
         route.push(self.me);
         Ok(Admission::Extend {
             next,
-            open: Open {
+            open: Box::new(Open {
                 target: open.target,
                 next: rest,
                 route,
                 hop_limit: open.hop_limit - 1,
                 label: open.label,
-            },
+            }),
         })
     }
 

@@ -13,7 +13,7 @@ pub const MAX_OPEN_FRAME: usize = 2048;
 /// Relays on one circuit at most.
 pub const MAX_HOPS: usize = 8;
 
-mod wire {
+mod pb {
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Open {
         #[prost(bytes = "vec", tag = "1")]
@@ -74,7 +74,7 @@ impl Open {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let ids = |peers: &[PeerId]| peers.iter().map(|p| p.to_bytes()).collect();
-        encode_frame(&wire::Open {
+        encode_frame(&pb::Open {
             target: self.target.to_bytes(),
             next: ids(&self.next),
             route: ids(&self.route),
@@ -88,7 +88,7 @@ impl Open {
     /// # Errors
     /// When it is no such message or names more than [`MAX_HOPS`] relays.
     pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
-        let open: wire::Open = decode(content)?;
+        let open: pb::Open = decode(content)?;
         if open.next.len() > MAX_HOPS || open.route.len() > MAX_HOPS + 1 {
             return Err(FrameError::Malformed(format!(
                 "a route of {} nodes, {MAX_HOPS} relays are allowed",
@@ -186,15 +186,15 @@ impl Answer {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let verdict = match self {
-            Self::Opened(label) => wire::Verdict::Opened(wire::Opened {
+            Self::Opened(label) => pb::Verdict::Opened(pb::Opened {
                 label: label.bits(),
             }),
-            Self::Refused(r) => wire::Verdict::Refused(wire::Refused {
+            Self::Refused(r) => pb::Verdict::Refused(pb::Refused {
                 reason: r.reason.code(),
                 by: r.by.to_bytes(),
             }),
         };
-        encode_frame(&wire::Answer {
+        encode_frame(&pb::Answer {
             verdict: Some(verdict),
         })
     }
@@ -204,9 +204,9 @@ impl Answer {
     /// # Errors
     /// When it is no such message.
     pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
-        match decode::<wire::Answer>(content)?.verdict {
-            Some(wire::Verdict::Opened(o)) => Ok(Self::Opened(Label::from_bits(o.label))),
-            Some(wire::Verdict::Refused(r)) => Ok(Self::Refused(Refusal {
+        match decode::<pb::Answer>(content)?.verdict {
+            Some(pb::Verdict::Opened(o)) => Ok(Self::Opened(Label::from_bits(o.label))),
+            Some(pb::Verdict::Refused(r)) => Ok(Self::Refused(Refusal {
                 by: peer_id(&r.by)?,
                 reason: RefusalReason::from_code(r.reason),
             })),

@@ -464,5 +464,6 @@ impl PathAgent {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
 #[path = "agent_tests.rs"]
 mod tests;

@@ -125,6 +125,7 @@ impl Puncher {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
 mod tests {
     use proptest::prelude::*;
 

@@ -113,8 +113,8 @@ impl Engine {
         peer: PeerId,
     ) -> Result<Connection, ConnectError> {
         let failed = |e: &dyn std::fmt::Display| ConnectError::Failed(e.to_string());
-        let (crypto, impostor) = self.identity.client(peer).map_err(|e| failed(&e))?;
-        let crypto = QuicClientConfig::try_from(crypto).map_err(|e| failed(&e))?;
+        let client = self.identity.client(peer).map_err(|e| failed(&e))?;
+        let crypto = QuicClientConfig::try_from(client.config).map_err(|e| failed(&e))?;
         let mut config = noq::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::clone(&self.transport));
         // The server name is unused: the certificate is checked against the PeerId.
@@ -130,7 +130,7 @@ impl Engine {
                     "the peer speaks QUIC without multipath".to_owned(),
                 ))
             }
-            Err(e) => Err(explain(e, &impostor)),
+            Err(e) => Err(explain(e, &client.impostor)),
         }
     }
 

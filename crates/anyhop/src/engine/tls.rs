@@ -26,6 +26,13 @@ use rustls::{
 
 use crate::StartError;
 
+/// What one dial needs.
+pub(crate) struct Client {
+    pub(crate) config: rustls::ClientConfig,
+    /// Who answered instead of the expected peer.
+    pub(crate) impostor: Arc<Mutex<Option<PeerId>>>,
+}
+
 /// A node's TLS identity, made once at start.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -51,12 +58,8 @@ impl Identity {
         })
     }
 
-    /// A client configuration that accepts `expected` only; who answered instead is put
-    /// into the returned slot.
-    pub(crate) fn client(
-        &self,
-        expected: PeerId,
-    ) -> Result<(rustls::ClientConfig, Arc<Mutex<Option<PeerId>>>), rustls::Error> {
+    /// A client configuration that accepts `expected` only.
+    pub(crate) fn client(&self, expected: PeerId) -> Result<Client, rustls::Error> {
         let impostor = Arc::new(Mutex::new(None));
         let verifier = Verifier {
             expected: Some(expected),
@@ -71,7 +74,7 @@ impl Identity {
         config.alpn_protocols = vec![self.alpn.clone()];
         // Tickets would let a session start without proving the keys anew.
         config.resumption = Resumption::disabled();
-        Ok((config, impostor))
+        Ok(Client { config, impostor })
     }
 
     pub(crate) fn server(&self) -> Result<rustls::ServerConfig, rustls::Error> {

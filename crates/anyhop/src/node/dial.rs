@@ -28,6 +28,8 @@ const MAX_RELAYS: usize = 4;
 const STAGGER: Duration = Duration::from_millis(100);
 /// Head start of direct addresses over circuits, for a peer that says it is public.
 const CIRCUIT_DELAY: Duration = Duration::from_millis(250);
+/// How long one address may take to complete the handshake.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a dial waits for the first bootstrap peer.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(5);
 
@@ -122,26 +124,28 @@ impl Inner {
         peer: PeerId,
         found: &Whereabouts,
     ) -> Result<Arc<Conn>, DialError> {
+        let mut failures = Vec::new();
         let limit = self.config.dial_timeout;
-        match timeout(limit, self.race(peer, found)).await {
-            Ok(Ok(conn)) => Ok(conn),
-            Ok(Err(failures)) => Err(explain(peer, failures)),
-            Err(_) => Err(DialError::Unreachable {
-                peer,
-                attempts: vec![Attempt {
-                    way: describe(found),
-                    reason: format!("no answer within {limit:?}"),
-                }],
+        match timeout(limit, self.race(peer, found, &mut failures)).await {
+            Ok(Some(conn)) => return Ok(conn),
+            Ok(None) => {}
+            Err(_) => failures.push(Failure {
+                way: "every other way".to_owned(),
+                reason: format!("no answer within {limit:?}"),
+                impostor: None,
             }),
         }
+        Err(explain(peer, failures))
     }
 
-    /// Tries every way at once, staggered; the first connection wins.
+    /// Tries every way at once, staggered; the first connection wins. `None` when all
+    /// have failed.
     async fn race(
         self: &Arc<Self>,
         peer: PeerId,
         found: &Whereabouts,
-    ) -> Result<Arc<Conn>, Vec<Failure>> {
+        failures: &mut Vec<Failure>,
+    ) -> Option<Arc<Conn>> {
         let mut ways = JoinSet::new();
         let mut delay = Duration::ZERO;
         let mut direct = found.direct.clone();
@@ -167,19 +171,19 @@ impl Inner {
             });
             delay += STAGGER;
         }
-        self.first_of(peer, ways).await
+        self.first_of(peer, ways, failures).await
     }
 
     async fn first_of(
         self: &Arc<Self>,
         peer: PeerId,
         mut ways: JoinSet<Tried>,
-    ) -> Result<Arc<Conn>, Vec<Failure>> {
-        let mut failures = Vec::new();
+        failures: &mut Vec<Failure>,
+    ) -> Option<Arc<Conn>> {
         while let Some(tried) = ways.join_next().await {
             match tried {
                 Ok(Ok((quic, circuit))) => match self.finish_dial(quic, peer, circuit).await {
-                    Ok(conn) => return Ok(conn),
+                    Ok(conn) => return Some(conn),
                     Err(failure) => failures.push(failure),
                 },
                 Ok(Err(failure)) => failures.push(failure),
@@ -187,10 +191,10 @@ impl Inner {
             }
             // The peer reached us first: that is a session too.
             if let Some(conn) = self.working(peer) {
-                return Ok(conn);
+                return Some(conn);
             }
         }
-        Err(failures)
+        None
     }
 
     /// Says hello on the connection that won and makes it live.
@@ -224,12 +228,15 @@ impl Inner {
             reason,
             impostor: impostor.map(|actual| (actual, addr)),
         };
-        match self.engine.connect(addr, peer).await {
-            Ok(quic) => Ok((quic, None)),
-            Err(ConnectError::WrongPeer(actual)) => {
+        match timeout(DIRECT_TIMEOUT, self.engine.connect(addr, peer)).await {
+            Ok(Ok(quic)) => Ok((quic, None)),
+            Ok(Err(ConnectError::WrongPeer(actual))) => {
                 Err(failure(format!("{actual} answered there"), Some(actual)))
             }
-            Err(ConnectError::Refused(why) | ConnectError::Failed(why)) => Err(failure(why, None)),
+            Ok(Err(ConnectError::Refused(why) | ConnectError::Failed(why))) => {
+                Err(failure(why, None))
+            }
+            Err(_) => Err(failure("no answer".to_owned(), None)),
         }
     }
 
@@ -330,12 +337,6 @@ impl Inner {
         }
         Err(reasons.join("; "))
     }
-}
-
-fn describe(found: &Whereabouts) -> String {
-    let direct = found.direct.iter().map(|a| format!("direct {a}"));
-    let relays = found.relays.iter().map(|(r, _)| format!("circuit via {r}"));
-    direct.chain(relays).collect::<Vec<_>>().join(", ")
 }
 
 fn explain(peer: PeerId, failures: Vec<Failure>) -> DialError {
