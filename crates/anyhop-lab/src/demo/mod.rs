@@ -249,11 +249,13 @@ impl Demo<'_> {
         sink.meter.forget_gaps();
         let (a_ip, b_ip) = self.world.cut_direct();
         let cut = Instant::now();
-        let before = self.world.net.trace();
         self.tell(DemoEvent::Cut {
             a: a_ip.to_string(),
             b: b_ip.to_string(),
         });
+        // What was past the cut already still arrives.
+        tokio::time::sleep(world::DIRECT_LATENCY).await;
+        let before = self.world.net.trace();
         let (at, path) = session.watch.selected(PathKind::Circuit, PATIENCE).await?;
         let fall_back = at.saturating_duration_since(cut);
         let arrived = sink.meter.bytes();

@@ -28,6 +28,9 @@ const A_LATENCY: Duration = Duration::from_millis(8);
 const B_LATENCY: Duration = Duration::from_millis(10);
 const S_LATENCY: Duration = Duration::from_millis(12);
 
+/// How long a datagram is under way between A and B.
+pub(super) const DIRECT_LATENCY: Duration = A_LATENCY.saturating_add(B_LATENCY);
+
 /// A node, with its place in the network.
 #[derive(Debug, Clone)]
 pub(super) struct Who {
