@@ -14,7 +14,10 @@ use anyhop_proto::{
     },
     datagram::Label,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
@@ -176,7 +179,7 @@ pub(crate) async fn serve(
     };
     let admitted = {
         let mut relay = node.relay.lock().expect("no holder panics");
-        relay.admit(link.peer, &request)
+        relay.admit(Instant::now().into_std(), link.peer, &request)
     };
     match admitted {
         Err(reason) => refuse(&node, &mut send, reason).await,

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use anyhop::{Node, PathKind, PeerId};
+use anyhop::{Node, PathKind, PeerAddr, PeerId};
 use anyhop_lab::nat::NatConfig;
 use common::{World, attached, eventually, exchange, selected};
 use tokio::{io::AsyncReadExt, task::JoinHandle, time::Instant};
@@ -153,6 +153,50 @@ async fn an_idle_session_notices_and_falls_back_too() {
     exchange(&a.node, &b.node, "after the cut").await;
     let took = cut.elapsed();
     assert!(took < Duration::from_secs(3), "took {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_whose_relay_dies_is_replaced_over_another_relay() {
+    let mut world = World::new(6).await;
+    let other_host = world
+        .net
+        .public_host("relay2", std::net::Ipv4Addr::new(203, 0, 113, 2));
+    let other = common::start(&other_host, common::config()).await;
+    let second = PeerAddr::new(other.peer_id(), (other_host.ip(), common::PORT).into()).unwrap();
+    let config = anyhop::Config {
+        bootstrap: vec![world.bootstrap(), second],
+        ..common::config()
+    };
+    let nat = NatConfig::symmetric;
+    let s = world.natted_with("s", nat(), config.clone()).await;
+    let t = world.natted_with("t", nat(), config).await;
+    eventually("both attached twice", Duration::from_secs(10), || {
+        s.node.status().attachments.len() == 2 && t.node.status().attachments.len() == 2
+    })
+    .await;
+    let pt = t.node.peer_id();
+    let received = receive(&t.node);
+    let sender = {
+        let node = s.node.clone();
+        tokio::spawn(async move { send_paced(&node, pt, 15).await })
+    };
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let via = s.node.session_info(pt).unwrap().paths[0].via[0].clone();
+    let host = if via == other.peer_id().to_string() {
+        &other_host
+    } else {
+        &world.relay_host
+    };
+    world.net.cut(host);
+    eventually("over the other relay", Duration::from_secs(3), || {
+        let info = s.node.session_info(pt).unwrap();
+        info.paths.first().is_some_and(|p| p.via[0] != via)
+    })
+    .await;
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    println!("longest stall {stall:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,6 @@ mod relay;
 mod switch;
 mod wire;
 
-pub use relay::{Admission, RelayBook, RelayLimits};
+pub use relay::{Admission, OPEN_BURST, OPEN_INTERVAL, RelayBook, RelayLimits};
 pub use switch::{CircuitId, DropReason, Hop, LinkId, Switch};
 pub use wire::{Answer, MAX_HOPS, MAX_OPEN_FRAME, Open, Refusal, RefusalReason};

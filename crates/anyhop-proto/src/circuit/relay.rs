@@ -1,10 +1,20 @@
 //! Who may have circuits forwarded here, and how many.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhop_base::PeerId;
 
 use super::wire::{Open, RefusalReason};
+
+/// Circuits a neighbour may ask for at once after a pause.
+pub const OPEN_BURST: u32 = 64;
+/// Time after which it may ask for one more.
+pub const OPEN_INTERVAL: Duration = Duration::from_millis(50);
+/// Neighbours whose requests are counted; beyond, those at rest are forgotten.
+const MAX_NEIGHBOURS: usize = 8192;
 
 /// Limits on forwarding for others.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +35,16 @@ pub struct RelayLimits {
 pub struct RelayBook {
     me: PeerId,
     limits: RelayLimits,
-    asked_by: BTreeMap<PeerId, usize>,
+    asked_by: BTreeMap<PeerId, Neighbour>,
     circuits: usize,
+}
+
+/// One neighbour's share.
+#[derive(Debug)]
+struct Neighbour {
+    circuits: usize,
+    /// When its bucket of requests is full again.
+    full_at: Instant,
 }
 
 /// What to do with an [`Open`].
@@ -65,8 +83,13 @@ impl RelayBook {
     /// Decides on a circuit that neighbour `from` asks for.
     ///
     /// # Errors
-    /// The reason to refuse it with; nothing is counted then.
-    pub fn admit(&mut self, from: PeerId, open: &Open) -> Result<Admission, RefusalReason> {
+    /// The reason to refuse it with.
+    pub fn admit(
+        &mut self,
+        now: Instant,
+        from: PeerId,
+        open: &Open,
+    ) -> Result<Admission, RefusalReason> {
         if open.route.last() != Some(&from) || open.route.contains(&self.me) {
             return Err(RefusalReason::Loop);
         }
@@ -86,15 +109,7 @@ impl RelayBook {
         if next == self.me || open.route.contains(&next) {
             return Err(RefusalReason::Loop);
         }
-        if self.circuits >= self.limits.max_circuits {
-            return Err(RefusalReason::Full);
-        }
-        let count = self.asked_by.entry(from).or_default();
-        if *count >= self.limits.max_circuits_per_peer {
-            return Err(RefusalReason::PeerQuota);
-        }
-        *count += 1;
-        self.circuits += 1;
+        self.count(now, from)?;
         let mut route = open.route.clone();
         route.push(self.me);
         Ok(Admission::Extend {
@@ -109,19 +124,45 @@ impl RelayBook {
         })
     }
 
+    /// Counts one more circuit for a neighbour, or says which limit is in the way.
+    fn count(&mut self, now: Instant, from: PeerId) -> Result<(), RefusalReason> {
+        if self.asked_by.len() >= MAX_NEIGHBOURS {
+            self.asked_by
+                .retain(|_, n| n.circuits > 0 || n.full_at > now);
+        }
+        let neighbour = self.asked_by.entry(from).or_insert(Neighbour {
+            circuits: 0,
+            full_at: now,
+        });
+        let full_at = neighbour.full_at.max(now) + OPEN_INTERVAL;
+        if full_at.saturating_duration_since(now) > OPEN_INTERVAL * OPEN_BURST {
+            return Err(RefusalReason::TooOften);
+        }
+        neighbour.full_at = full_at;
+        if self.circuits >= self.limits.max_circuits {
+            return Err(RefusalReason::Full);
+        }
+        if neighbour.circuits >= self.limits.max_circuits_per_peer {
+            return Err(RefusalReason::PeerQuota);
+        }
+        neighbour.circuits += 1;
+        self.circuits += 1;
+        Ok(())
+    }
+
     /// Ends the count of a circuit that [`admit`](Self::admit) extended for `from`.
     pub fn release(&mut self, from: PeerId) {
-        if let Some(count) = self.asked_by.get_mut(&from) {
-            *count -= 1;
+        if let Some(neighbour) = self.asked_by.get_mut(&from)
+            && neighbour.circuits > 0
+        {
+            neighbour.circuits -= 1;
             self.circuits -= 1;
-            if *count == 0 {
-                self.asked_by.remove(&from);
-            }
         }
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
 mod tests {
     use anyhop_base::Keypair;
 
@@ -155,15 +196,16 @@ mod tests {
 
     #[test]
     fn extends_along_the_given_route_then_to_the_target() {
+        let now = Instant::now();
         let (me, a, d, b) = (peer(), peer(), peer(), peer());
         let mut book = book(me);
-        let Ok(Admission::Extend { next, open: onward }) = book.admit(a, &open(a, b, vec![d]))
+        let Ok(Admission::Extend { next, open: onward }) = book.admit(now, a, &open(a, b, vec![d]))
         else {
             panic!("refused");
         };
         assert_eq!((next, onward.next, onward.route), (d, vec![], vec![a, me]));
         assert_eq!(onward.hop_limit, 3);
-        let Ok(Admission::Extend { next, .. }) = book.admit(a, &open(a, b, vec![])) else {
+        let Ok(Admission::Extend { next, .. }) = book.admit(now, a, &open(a, b, vec![])) else {
             panic!("refused");
         };
         assert_eq!(next, b);
@@ -171,42 +213,48 @@ mod tests {
 
     #[test]
     fn full_relay_and_greedy_peer_are_told_apart_and_released() {
+        let now = Instant::now();
         let (me, a, c, b) = (peer(), peer(), peer(), peer());
         let mut book = book(me);
-        book.admit(a, &open(a, b, vec![])).unwrap();
-        book.admit(a, &open(a, b, vec![])).unwrap();
+        book.admit(now, a, &open(a, b, vec![])).unwrap();
+        book.admit(now, a, &open(a, b, vec![])).unwrap();
         assert_eq!(
-            book.admit(a, &open(a, b, vec![])),
+            book.admit(now, a, &open(a, b, vec![])),
             Err(RefusalReason::PeerQuota)
         );
-        book.admit(c, &open(c, b, vec![])).unwrap();
-        assert_eq!(book.admit(c, &open(c, b, vec![])), Err(RefusalReason::Full));
+        book.admit(now, c, &open(c, b, vec![])).unwrap();
+        assert_eq!(
+            book.admit(now, c, &open(c, b, vec![])),
+            Err(RefusalReason::Full)
+        );
         book.release(a);
         assert_eq!(book.circuits(), 2);
-        assert!(book.admit(c, &open(c, b, vec![])).is_ok());
+        assert!(book.admit(now, c, &open(c, b, vec![])).is_ok());
     }
 
     #[test]
     fn loops_hop_limit_and_forged_routes_are_refused() {
+        let now = Instant::now();
         let (me, a, b) = (peer(), peer(), peer());
         let mut book = book(me);
         assert_eq!(
-            book.admit(a, &open(a, b, vec![a])),
+            book.admit(now, a, &open(a, b, vec![a])),
             Err(RefusalReason::Loop)
         );
         assert_eq!(
-            book.admit(a, &open(b, b, vec![])),
+            book.admit(now, a, &open(b, b, vec![])),
             Err(RefusalReason::Loop),
             "the route must end in the asking neighbour"
         );
         let mut spent = open(a, b, vec![]);
         spent.hop_limit = 0;
-        assert_eq!(book.admit(a, &spent), Err(RefusalReason::HopLimit));
+        assert_eq!(book.admit(now, a, &spent), Err(RefusalReason::HopLimit));
         assert_eq!(book.circuits(), 0);
     }
 
     #[test]
     fn a_node_that_does_not_relay_still_takes_circuits_to_itself() {
+        let now = Instant::now();
         let (me, a) = (peer(), peer());
         let mut book = RelayBook::new(
             me,
@@ -217,12 +265,30 @@ mod tests {
             },
         );
         assert_eq!(
-            book.admit(a, &open(a, me, vec![])),
+            book.admit(now, a, &open(a, me, vec![])),
             Ok(Admission::Terminate)
         );
         assert_eq!(
-            book.admit(a, &open(a, peer(), vec![])),
+            book.admit(now, a, &open(a, peer(), vec![])),
             Err(RefusalReason::NotRelaying)
         );
+    }
+
+    #[test]
+    fn a_neighbour_that_asks_too_often_is_slowed_down() {
+        let mut now = Instant::now();
+        let (me, a, b) = (peer(), peer(), peer());
+        let mut book = book(me);
+        let mut asked = 0;
+        let refused = loop {
+            match book.admit(now, a, &open(a, b, vec![])) {
+                Ok(_) => book.release(a),
+                Err(reason) => break reason,
+            }
+            asked += 1;
+        };
+        assert_eq!((asked, refused), (OPEN_BURST, RefusalReason::TooOften));
+        now += OPEN_INTERVAL;
+        assert!(book.admit(now, a, &open(a, b, vec![])).is_ok());
     }
 }

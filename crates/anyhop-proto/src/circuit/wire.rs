@@ -134,12 +134,15 @@ pub enum RefusalReason {
     /// The target takes no circuits now.
     #[error("the target does not accept it")]
     TargetRefused,
+    /// The asking neighbour opens circuits faster than allowed.
+    #[error("this neighbour asks for circuits too often")]
+    TooOften,
     /// A reason this version does not know.
     #[error("it gave an unknown reason")]
     Unknown,
 }
 
-const REASONS: [RefusalReason; 9] = [
+const REASONS: [RefusalReason; 10] = [
     RefusalReason::Unknown,
     RefusalReason::NotRelaying,
     RefusalReason::Full,
@@ -149,6 +152,7 @@ const REASONS: [RefusalReason; 9] = [
     RefusalReason::HopLimit,
     RefusalReason::NextFailed,
     RefusalReason::TargetRefused,
+    RefusalReason::TooOften,
 ];
 
 impl RefusalReason {

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop_proto::control::Attached;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 
 use super::{Inner, protocols, punch};
 use crate::{
@@ -62,11 +65,25 @@ impl Inner {
         })
     }
 
-    /// Takes handshakes of others until the engine closes.
+    /// Takes handshakes of others until the engine closes. Above half of the limit a
+    /// stranger first proves its address (RFC 9000 section 8.1.2), at the limit it is
+    /// refused.
     pub(super) async fn accept_connections(self: Arc<Self>) {
+        let limit = self.config.limits.max_handshakes;
+        let places = Arc::new(Semaphore::new(limit));
         while let Some(incoming) = self.engine.accept().await {
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            if places.available_permits() < limit / 2 && incoming.may_retry() {
+                // Fails only for an address that is proven already.
+                let _ = incoming.retry();
+                continue;
+            }
             let node = Arc::clone(&self);
             self.spawn(async move {
+                let _place = place;
                 match timeout(HELLO_TIMEOUT, node.welcome(incoming)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(reason)) => tracing::debug!(reason, "incoming connection refused"),

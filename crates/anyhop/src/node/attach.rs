@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Inner, protocols};
 use crate::{
+    DialError,
     session::Conn,
     stream::{malformed, read_frame},
 };
@@ -27,6 +28,9 @@ impl Inner {
             let started = Instant::now();
             match self.connect_direct(bootstrap.peer, &[bootstrap.addr]).await {
                 Ok(conn) => self.stay_attached(&conn, bootstrap.addr).await,
+                Err(e @ DialError::WrongPeer { .. }) => {
+                    tracing::warn!(error = %e, "bootstrap peer not reached: check its address");
+                }
                 Err(e) => {
                     tracing::info!(peer = %bootstrap.peer, error = %e, "bootstrap peer not reached");
                 }

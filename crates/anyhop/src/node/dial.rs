@@ -102,13 +102,23 @@ impl Inner {
         if found.is_empty() {
             return Err(DialError::Unknown { peer, asked });
         }
-        self.race_in_time(peer, &found).await
+        let first = self.race_in_time(peer, &found).await;
+        if first.is_ok() || asked > 0 {
+            return first;
+        }
+        // What was known is stale: somebody may know better.
+        let mut fresh = Whereabouts::default();
+        let asked = self.look_up(peer, &mut fresh).await;
+        if asked == 0 || fresh.is_empty() {
+            return first;
+        }
+        self.race_in_time(peer, &fresh).await
     }
 
     /// Asks connected peers, first waiting for one if none is there yet. With a direct
     /// address in hand there is nothing to wait for.
     async fn ask_around(self: &Arc<Self>, peer: PeerId, found: &mut Whereabouts) -> usize {
-        if !found.direct.is_empty() {
+        if !found.direct.is_empty() || !found.told.is_empty() {
             if self.is_pinned(peer) || !found.behind_nat {
                 return 0;
             }
@@ -148,8 +158,8 @@ impl Inner {
     ) -> Option<Arc<Conn>> {
         let mut ways = JoinSet::new();
         let mut delay = Duration::ZERO;
-        let mut direct = found.direct.clone();
-        direct.retain(|addr| self.fabric.can_reach(addr));
+        let direct = self.direct_addresses(found);
+        let has_direct = !direct.is_empty();
         for addr in direct.into_iter().take(MAX_DIRECT) {
             let node = Arc::clone(self);
             ways.spawn(async move {
@@ -158,7 +168,7 @@ impl Inner {
             });
             delay += STAGGER;
         }
-        let mut delay = if found.behind_nat || found.direct.is_empty() {
+        let mut delay = if found.behind_nat || !has_direct {
             Duration::ZERO
         } else {
             CIRCUIT_DELAY
@@ -304,10 +314,23 @@ impl Inner {
                 found.direct.insert(0, *addr);
             }
         }
-        if found.direct.is_empty() {
+        if found.is_empty() {
             return Err(DialError::Unknown { peer, asked: 0 });
         }
         self.race_in_time(peer, &found).await
+    }
+
+    /// Addresses to try: those told by hand first, then the peer's own that make sense
+    /// from here.
+    fn direct_addresses(&self, found: &Whereabouts) -> Vec<SocketAddr> {
+        let mut direct = found.direct.clone();
+        direct.retain(|addr| self.fabric.can_reach(addr));
+        for addr in &found.told {
+            if !direct.contains(addr) && self.may_probe(addr) {
+                direct.push(*addr);
+            }
+        }
+        direct
     }
 
     /// Relays that may lead to a peer, those we have links to first.
@@ -325,11 +348,23 @@ impl Inner {
         if self.relays_towards(peer, &found).is_empty() {
             self.look_up(peer, &mut found).await;
         }
-        let mut reasons = Vec::new();
+        let mut ways = JoinSet::new();
+        let mut delay = Duration::ZERO;
         for (relay, addresses) in self.relays_towards(peer, &found) {
-            match self.circuit_via(peer, relay, &addresses).await {
-                Ok(circuit) => return Ok(circuit),
-                Err(reason) => reasons.push(reason),
+            let node = Arc::clone(self);
+            ways.spawn(async move {
+                sleep(delay).await;
+                node.circuit_via(peer, relay, &addresses).await
+            });
+            delay += STAGGER;
+        }
+        // A relay that has just died does not answer: the next one must not wait for it.
+        let mut reasons = Vec::new();
+        while let Some(tried) = ways.join_next().await {
+            match tried {
+                Ok(Ok(circuit)) => return Ok(circuit),
+                Ok(Err(reason)) => reasons.push(reason),
+                Err(_) => {}
             }
         }
         if reasons.is_empty() {

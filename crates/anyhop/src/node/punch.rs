@@ -82,6 +82,34 @@ impl Inner {
         addresses.truncate(MAX_CANDIDATES);
         Candidates { addresses }
     }
+
+    /// Whether to send to an address a peer told. A private one may belong to somebody
+    /// else where we are, unless we are seen near it.
+    pub(crate) fn may_probe(&self, addr: &SocketAddr) -> bool {
+        if !self.fabric.can_reach(addr) {
+            return false;
+        }
+        let mut own = self.observed_addrs();
+        own.extend(self.listen_addrs());
+        !is_private(addr.ip()) || own.iter().any(|o| near(o.ip(), addr.ip()))
+    }
+}
+
+/// Whether two addresses may be in one private network: the same /16, or /48 for IPv6.
+fn near(a: IpAddr, b: IpAddr) -> bool {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..2] == b.octets()[..2],
+        (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..3] == b.segments()[..3],
+        _ => false,
+    }
+}
+
+/// Addresses that name different hosts in different places.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
 
 /// Loopback is a candidate only for a node that nobody sees elsewhere.

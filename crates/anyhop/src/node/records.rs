@@ -123,8 +123,10 @@ impl Book {
 /// What is known of a peer that is to be dialled.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Whereabouts {
-    /// Addresses to dial directly.
+    /// Addresses to dial directly, told by hand.
     pub(super) direct: Vec<SocketAddr>,
+    /// Addresses to dial directly, told by the peer.
+    pub(super) told: Vec<SocketAddr>,
     /// Relays to reach it through, with their addresses.
     pub(super) relays: Vec<(PeerId, Vec<SocketAddr>)>,
     /// Whether it says it cannot be dialled directly.
@@ -135,7 +137,9 @@ impl Whereabouts {
     fn add_record(&mut self, record: &Record) {
         self.behind_nat = record.reachability == Reachability::BehindNat;
         for addr in socket_addrs(&record.addresses) {
-            self.add_direct(addr);
+            if !self.told.contains(&addr) {
+                self.told.push(addr);
+            }
         }
         for attachment in &record.attachments {
             self.add_relay(attachment.relay, socket_addrs(&attachment.addresses));
@@ -157,7 +161,7 @@ impl Whereabouts {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.direct.is_empty() && self.relays.is_empty()
+        self.direct.is_empty() && self.told.is_empty() && self.relays.is_empty()
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Driver {
     unused: (Instant, u64),
     /// The peer's candidates of the punch we asked for are being pinged.
     punching: bool,
+    /// The link's addresses as the label table has them.
+    published_link: Vec<SocketAddr>,
 }
 
 impl Driver {
@@ -117,6 +119,7 @@ impl Driver {
             next_tick: Instant::now(),
             unused: (Instant::now(), 0),
             punching: false,
+            published_link: Vec::new(),
         };
         driver.watch_circuit(remote);
         if let Some(circuit) = birth.circuit {
@@ -213,10 +216,11 @@ impl Driver {
         }
     }
 
-    /// The peer told where it sees us; over a circuit that says nothing.
+    /// The peer told where it sees us. Over a circuit that says nothing, and a stranger
+    /// who dialled us could say anything to have others probe the address.
     fn observed(&self, id: PathId, addr: SocketAddr) {
         let direct = self.remote_of(id).is_some_and(|r| !is_circuit(r));
-        if direct {
+        if direct && self.conn.role == Role::Client {
             self.node.observed(self.conn.id, canonical(addr));
         }
     }
@@ -260,12 +264,8 @@ impl Driver {
     }
 
     fn reachable(&self, candidates: &[SocketAddr]) -> Vec<SocketAddr> {
-        let fabric = &self.node.fabric;
-        candidates
-            .iter()
-            .copied()
-            .filter(|c| fabric.can_reach(c))
-            .collect()
+        let candidates = candidates.iter().copied();
+        candidates.filter(|c| self.node.may_probe(c)).collect()
     }
 
     /// Does what the agent decided.
@@ -496,7 +496,7 @@ impl Driver {
     }
 
     /// Tells others about the paths: the path table, and the link's addresses.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let selected = self.agent.selected();
         let mut paths: Vec<_> = self
             .paths
@@ -506,7 +506,11 @@ impl Driver {
         paths.sort_by_key(|p| !p.selected);
         let stalled = self.agent.stalled();
         self.conn.paths.send_replace(PathTable { paths, stalled });
-        self.node.set_link(self.conn.id, self.link_addresses());
+        let addresses = self.link_addresses();
+        if addresses != self.published_link {
+            self.node.set_link(self.conn.id, addresses.clone());
+            self.published_link = addresses;
+        }
     }
 
     /// Addresses of the direct paths, the one to send to first.
