@@ -664,3 +664,7 @@ impl UdpSender for MuxSender {
             .unwrap_or(NonZeroUsize::MIN)
     }
 }
+
+#[cfg(test)]
+#[path = "mux_tests.rs"]
+mod tests;

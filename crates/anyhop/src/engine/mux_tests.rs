@@ -1,0 +1,292 @@
+use std::sync::Mutex;
+
+use anyhop_proto::probe::ProbeKeys;
+use proptest::prelude::*;
+
+use super::*;
+
+const LINK_A: &str = "192.0.2.1:4001";
+const LINK_B: &str = "192.0.2.2:4001";
+
+/// A socket that serves prepared batches and records what is sent.
+#[derive(Debug, Default)]
+struct FakeSocket {
+    batches: Mutex<VecDeque<(SocketAddr, usize, Vec<u8>)>>,
+    sent: Mutex<Vec<(SocketAddr, Vec<u8>)>>,
+}
+
+impl DatagramSocket for FakeSocket {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(([0, 0, 0, 0], 4001).into())
+    }
+
+    fn poll_recv(
+        &self,
+        _: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut batches = self.batches.lock().unwrap();
+        let mut n = 0;
+        while n < bufs.len() {
+            let Some((from, stride, bytes)) = batches.pop_front() else {
+                break;
+            };
+            bufs[n][..bytes.len()].copy_from_slice(&bytes);
+            meta[n] = RecvMeta::default();
+            meta[n].addr = from;
+            meta[n].stride = stride;
+            meta[n].len = bytes.len();
+            n += 1;
+        }
+        if n == 0 {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let mut sent = self.sent.lock().unwrap();
+        for segment in transmit.contents.chunks(stride) {
+            sent.push((transmit.destination, segment.to_vec()));
+        }
+        Ok(())
+    }
+
+    fn writable(self: Arc<Self>) -> Writable {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn max_transmit_segments(&self) -> NonZeroUsize {
+        NonZeroUsize::new(3).unwrap()
+    }
+
+    fn max_receive_segments(&self) -> NonZeroUsize {
+        NonZeroUsize::new(64).unwrap()
+    }
+}
+
+/// A node with links to A and B: `forward` goes from A to B, `local` ends here.
+struct Rig {
+    socket: Arc<FakeSocket>,
+    fabric: Arc<Fabric>,
+    mux: MuxSocket,
+    forward: Label,
+    out: Label,
+    local: Label,
+    circuit: CircuitId,
+}
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+impl Rig {
+    fn new() -> Self {
+        let socket = Arc::new(FakeSocket::default());
+        let fabric = Fabric::new(Some(Arc::<FakeSocket>::clone(&socket)), None, [1; 32]);
+        let out = Label::from_bits(0xbeef);
+        let (forward, local, circuit) = {
+            let mut switch = fabric.switch.write().unwrap();
+            switch.set_link(1, vec![addr(LINK_A)]);
+            switch.set_link(2, vec![addr(LINK_B)]);
+            let (forward, local) = (switch.fresh_label(), switch.fresh_label());
+            let circuit = switch.fresh_circuit();
+            switch.forward((1, forward), (2, out), 0);
+            switch.terminate(circuit, 1, local, Label::from_bits(0xcafe));
+            (forward, local, circuit)
+        };
+        Self {
+            mux: MuxSocket::new(Arc::clone(&fabric)),
+            socket,
+            fabric,
+            forward,
+            out,
+            local,
+            circuit,
+        }
+    }
+
+    fn receive(&self, from: &str, stride: usize, segments: &[Vec<u8>]) {
+        let mut batches = self.socket.batches.lock().unwrap();
+        batches.push_back((addr(from), stride, segments.concat()));
+    }
+
+    /// Everything the engine gets, datagram by datagram.
+    fn poll(&mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut out = Vec::new();
+        loop {
+            let mut space = vec![vec![0; 64 * 1500]; 4];
+            let mut bufs: Vec<_> = space.iter_mut().map(|b| IoSliceMut::new(b)).collect();
+            let mut meta = vec![RecvMeta::default(); 4];
+            let Poll::Ready(n) = self.mux.poll_recv(&mut cx, &mut bufs, &mut meta) else {
+                return out;
+            };
+            for (buf, meta) in bufs.iter().zip(&meta).take(n.unwrap()) {
+                for datagram in buf[..meta.len].chunks(meta.stride.max(1)) {
+                    out.push((canonical(meta.addr), datagram.to_vec()));
+                }
+            }
+        }
+    }
+
+    fn sent(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        std::mem::take(&mut *self.socket.sent.lock().unwrap())
+    }
+
+    fn dropped(&self, reason: &str) -> u64 {
+        let counts = self.fabric.drop_counts();
+        let count = counts.iter().find(|c| c.reason == reason);
+        count.map_or(0, |c| c.datagrams)
+    }
+}
+
+fn quic(n: u8, len: usize) -> Vec<u8> {
+    let mut packet = vec![n; len];
+    packet[0] = 0x40 | (n & 0x3f);
+    packet
+}
+
+fn labelled(label: Label, inner: &[u8]) -> Vec<u8> {
+    [&label.header()[..], inner].concat()
+}
+
+#[test]
+fn a_batch_on_a_forwarded_circuit_goes_on_with_swapped_labels() {
+    let mut rig = Rig::new();
+    let inner: Vec<_> = (0..7)
+        .map(|n| quic(n, if n == 6 { 40 } else { 92 }))
+        .collect();
+    let batch: Vec<_> = inner.iter().map(|i| labelled(rig.forward, i)).collect();
+    rig.receive(LINK_A, 100, &batch);
+    assert_eq!(rig.poll(), []);
+    let expected: Vec<_> = inner
+        .iter()
+        .map(|i| (addr(LINK_B), labelled(rig.out, i)))
+        .collect();
+    assert_eq!(rig.sent(), expected);
+}
+
+#[test]
+fn a_circuit_that_ends_here_is_shown_under_its_address_without_header() {
+    let mut rig = Rig::new();
+    let inner = [quic(1, 50), quic(2, 50), quic(3, 20)];
+    let batch: Vec<_> = inner.iter().map(|i| labelled(rig.local, i)).collect();
+    rig.receive(LINK_A, 58, &batch);
+    let expected: Vec<_> = inner
+        .iter()
+        .map(|i| (rig.circuit.address(), i.clone()))
+        .collect();
+    assert_eq!(rig.poll(), expected);
+}
+
+#[test]
+fn what_is_not_for_us_is_dropped_and_counted() {
+    let mut rig = Rig::new();
+    rig.receive(LINK_B, 20, &[labelled(rig.forward, &quic(1, 12))]);
+    rig.receive(LINK_A, 20, &[labelled(Label::from_bits(1), &quic(1, 12))]);
+    rig.receive(LINK_A, 8, &[rig.forward.header().to_vec()]);
+    rig.receive(LINK_A, 5, &[vec![0, 1, 2, 3, 4]]);
+    rig.receive(
+        LINK_A,
+        64,
+        &[ProbeKeys::new(&[9; 72], true)
+            .seal(anyhop_proto::probe::Probe::Ping { nonce: 1 })
+            .to_vec()],
+    );
+    assert_eq!(rig.poll(), []);
+    assert_eq!(rig.sent(), []);
+    for reason in [
+        "circuit label from another link",
+        "unknown circuit label",
+        "malformed circuit header",
+        "unknown kind of packet",
+        "probe of no session",
+    ] {
+        assert_eq!(rig.dropped(reason), 1, "{reason}");
+    }
+}
+
+#[test]
+fn a_forged_source_does_not_pass_for_a_circuit() {
+    let mut rig = Rig::new();
+    let forged = rig.circuit.address().to_string();
+    rig.receive(&forged, 30, &[quic(1, 30)]);
+    assert_eq!(rig.poll(), []);
+    assert_eq!(rig.dropped("circuit label from another link"), 1);
+}
+
+#[test]
+fn sending_on_a_circuit_puts_the_label_before_each_segment() {
+    let rig = Rig::new();
+    let mut sender = rig.mux.create_sender();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let contents = [quic(1, 30), quic(2, 30), quic(3, 10)].concat();
+    let sent = sender.as_mut().poll_send(
+        &Transmit {
+            destination: rig.circuit.address(),
+            ecn: None,
+            contents: &contents,
+            segment_size: Some(30),
+            src_ip: None,
+        },
+        &mut cx,
+    );
+    assert!(matches!(sent, Poll::Ready(Ok(()))));
+    let label = Label::from_bits(0xcafe);
+    assert_eq!(
+        rig.sent(),
+        [quic(1, 30), quic(2, 30), quic(3, 10)].map(|p| (addr(LINK_A), labelled(label, &p)))
+    );
+}
+
+/// One segment of a mixed batch.
+#[derive(Debug, Clone, Copy)]
+enum Segment {
+    Quic,
+    Forward,
+    Local,
+    Junk,
+}
+
+proptest! {
+    /// However the kernel coalesces, each datagram ends up where it would alone.
+    #[test]
+    fn mixed_batches_are_sorted_datagram_by_datagram(
+        kinds in proptest::collection::vec(
+            prop_oneof![
+                Just(Segment::Quic), Just(Segment::Forward), Just(Segment::Local), Just(Segment::Junk)
+            ],
+            1..64,
+        ),
+        last in 9..60_usize,
+    ) {
+        let mut rig = Rig::new();
+        let (mut up, mut on, mut batch) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, kind) in kinds.iter().enumerate() {
+            let len = if n + 1 == kinds.len() { last } else { 60 };
+            let inner = quic(n as u8, len - CIRCUIT_HEADER_LEN);
+            batch.push(match kind {
+                Segment::Quic => {
+                    let packet = quic(n as u8, len);
+                    up.push((addr(LINK_A), packet.clone()));
+                    packet
+                }
+                Segment::Forward => {
+                    on.push((addr(LINK_B), labelled(rig.out, &inner)));
+                    labelled(rig.forward, &inner)
+                }
+                Segment::Local => {
+                    up.push((rig.circuit.address(), inner.clone()));
+                    labelled(rig.local, &inner)
+                }
+                Segment::Junk => vec![0; len],
+            });
+        }
+        rig.receive(LINK_A, 60, &batch);
+        prop_assert_eq!(rig.poll(), up);
+        prop_assert_eq!(rig.sent(), on);
+    }
+}
