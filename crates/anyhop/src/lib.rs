@@ -1,4 +1,30 @@
 //! Connections by public key, through whatever lies between.
+//!
+//! A [`Node`] is a participant of one network, named by its public key. It reaches any
+//! other node by key alone: directly where the networks between allow it, over other
+//! nodes where they do not, and it moves between the two without losing a byte.
+//!
+//! ```no_run
+//! use anyhop::{Config, Keypair, Message, Node, PeerAddr, PeerId};
+//!
+//! # async fn example(relay: PeerAddr, peer: PeerId) -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config {
+//!     bootstrap: vec![relay],
+//!     ..Config::default()
+//! };
+//! let node = Node::start(Keypair::generate_ed25519(), config).await?;
+//! node.send(peer, Message::text("hello")).await?;
+//! let (send, recv) = node.open_bi(peer, "chat/1").await?;
+//! # let _ = (send, recv);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Node`] starts, accepts, connects; [`Config`] says with which limits.
+//! - [`Session`] is what holds between two nodes; its paths come and go.
+//! - [`SendStream`] and [`RecvStream`] carry bytes, opened by protocol name.
+//! - [`Message`]s are single values with a type: sent, or asked with a reply.
+//! - [`net`] is the seam to the operating system, and to a simulator.
 
 mod circuit;
 mod config;
@@ -24,5 +50,11 @@ pub use node::{Event, Listener, Node};
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
 
-/// Longest protocol name, bytes.
+/// Longest protocol name on the wire, bytes: an application's name and the network's
+/// prefix of 29 bytes in front of it.
 pub const MAX_PROTOCOL_LEN: usize = 255;
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,6 +1,5 @@
 //! What goes wrong says so: each failure is a typed error, in bounded time, and leaves
 //! the node working.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
