@@ -3,11 +3,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
-use anyhop::{Node, PathKind, PeerAddr, PeerId};
-use anyhop_lab::nat::NatConfig;
-use common::{World, attached, eventually, exchange, selected};
+use anyhop::{Carrier, Config, Node, PathKind, PeerAddr, PeerId};
+use anyhop_lab::{nat::NatConfig, net::VirtualNet};
+use common::{PORT, World, attached, eventually, exchange, selected};
 use tokio::{io::AsyncReadExt, task::JoinHandle, time::Instant};
 
 #[tokio::test(start_paused = true)]
@@ -197,6 +200,74 @@ async fn a_circuit_whose_relay_dies_is_replaced_over_another_relay() {
     let (total, stall) = received.await.unwrap();
     assert_eq!(total, sent);
     println!("longest stall {stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebooted_nat_gives_new_ports_and_the_stream_goes_on() {
+    let mut world = World::new(7).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    let s = world.natted("s", NatConfig::symmetric()).await;
+    attached(&a.node).await;
+    attached(&s.node).await;
+    let pa = a.node.peer_id();
+    let received = receive(&a.node);
+    let sender = {
+        let node = s.node.clone();
+        tokio::spawn(async move { send_paced(&node, pa, 20).await })
+    };
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        world.net.reset_nat(s.nat);
+    }
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    println!("longest stall {stall:?}");
+    assert!(stall < Duration::from_secs(5), "stalled for {stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_ipv4_only_meets_one_with_ipv6_only_over_a_node_with_both() {
+    common::trace_to_stderr();
+    let net = VirtualNet::new(8);
+    let (r4, r6) = (
+        Ipv4Addr::new(203, 0, 113, 1),
+        "2001:db8::1".parse().unwrap(),
+    );
+    let relay_host = net.public_host("relay", (r4, r6));
+    let both = Config {
+        listen: vec![([0, 0, 0, 0], PORT).into(), "[::]:4001".parse().unwrap()],
+        ..Config::default()
+    };
+    let relay = common::start(&relay_host, both).await;
+    let at = |ip: IpAddr| PeerAddr::new(relay.peer_id(), (ip, PORT).into()).unwrap();
+    let host4 = net.public_host("four", Ipv4Addr::new(203, 0, 113, 4));
+    let four = Config {
+        bootstrap: vec![at(r4.into())],
+        ..common::config()
+    };
+    let four = common::start(&host4, four).await;
+    let host6 = net.public_host("six", "2001:db8::6".parse::<Ipv6Addr>().unwrap());
+    let six = Config {
+        listen: vec!["[::]:4001".parse().unwrap()],
+        bootstrap: vec![at(r6.into())],
+        ..Config::default()
+    };
+    let six = common::start(&host6, six).await;
+    attached(&four).await;
+    attached(&six).await;
+    exchange(&four, &six, "across the families").await;
+    exchange(&six, &four, "and back").await;
+    let path = four.session_info(six.peer_id()).unwrap().paths[0].clone();
+    assert_eq!(
+        (path.kind, path.carrier),
+        (PathKind::Circuit, Carrier::Udp4)
+    );
+    let path = six.session_info(four.peer_id()).unwrap().paths[0].clone();
+    assert_eq!(
+        (path.kind, path.carrier),
+        (PathKind::Circuit, Carrier::Udp6)
+    );
 }
 
 #[tokio::test(start_paused = true)]
