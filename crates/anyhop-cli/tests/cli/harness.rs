@@ -178,16 +178,18 @@ impl Running {
         }
     }
 
-    /// Waits for the end; what was taken of its output before is not in the result.
-    pub(crate) fn finish(mut self) -> Done {
-        let stdout = collect(self.stdout.take());
-        let stderr = collect(self.stderr.take());
-        let code = self.wait().code();
-        Done {
-            code,
-            stdout: stdout.join().expect("reader"),
-            stderr: String::from_utf8_lossy(&stderr.join().expect("reader")).into_owned(),
+    /// Reads what it prints from now on, so that it does not wait for that.
+    pub(crate) fn read(mut self) -> Collected {
+        Collected {
+            stdout: collect(self.stdout.take()),
+            stderr: collect(self.stderr.take()),
+            running: self,
         }
+    }
+
+    /// Waits for the end; what was taken of its output before is not in the result.
+    pub(crate) fn finish(self) -> Done {
+        self.read().finish()
     }
 }
 
@@ -197,14 +199,61 @@ impl Drop for Running {
     }
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+/// A command whose output is read while it runs.
+pub(crate) struct Collected {
+    running: Running,
+    stdout: mpsc::Receiver<Vec<u8>>,
+    stderr: mpsc::Receiver<Vec<u8>>,
+}
+
+impl Collected {
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Done {
+        let code = self.running.wait().code();
+        let all = |rx: mpsc::Receiver<_>| rx.recv_timeout(PATIENCE).expect("all output");
+        Done {
+            code,
+            stdout: all(self.stdout),
+            stderr: String::from_utf8_lossy(&all(self.stderr)).into_owned(),
+        }
+    }
+}
+
+/// All of a pipe; not waited for longer than [`PATIENCE`].
+#[track_caller]
+pub(crate) fn read_all(pipe: impl Read + Send + 'static) -> Vec<u8> {
+    collect(Some(pipe))
+        .recv_timeout(PATIENCE)
+        .expect("the end of the output")
+}
+
+/// The first bytes of a pipe, as many as expected.
+#[track_caller]
+pub(crate) fn expect_bytes(mut pipe: impl Read + Send + 'static, expected: &[u8]) {
+    let (tx, rx) = mpsc::sync_channel(1);
+    let len = expected.len();
+    thread::spawn(move || {
+        let mut got = vec![0; len];
+        let result = pipe.read_exact(&mut got).map(|()| (got, pipe));
+        let _ = tx.send(result);
+    });
+    let (got, _pipe) = rx
+        .recv_timeout(PATIENCE)
+        .expect("in time")
+        .expect("that many bytes");
+    assert_eq!(got, expected);
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (tx, rx) = mpsc::sync_channel(1);
     thread::spawn(move || {
         let mut all = Vec::new();
         if let Some(mut pipe) = pipe {
             let _ = pipe.read_to_end(&mut all);
         }
-        all
-    })
+        let _ = tx.send(all);
+    });
+    rx
 }
 
 /// Lines of a pipe, read as they come.

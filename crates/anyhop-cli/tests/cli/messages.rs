@@ -85,7 +85,7 @@ fn requests_are_answered_with_a_text_or_with_themselves() {
     assert_eq!(printed["request"], true);
     assert_eq!(printed["body"], "ping?");
 
-    let recv = a.spawn(&["recv", "--count", "1", "--echo"]);
+    let recv = a.spawn(&["recv", "--count", "1", "--echo"]).read();
     let args = [
         "request",
         &a.peer_id,
@@ -104,7 +104,7 @@ fn requests_are_answered_with_a_text_or_with_themselves() {
     recv.finish().ok();
 
     // For people the body comes as it is.
-    let recv = a.spawn(&["recv", "--count", "1", "--echo"]);
+    let recv = a.spawn(&["recv", "--count", "1", "--echo"]).read();
     let mut plain = crate::harness::anyhop(b.path());
     plain.args(args);
     assert!(run_with_input(&mut plain, &body).ok().stdout == body);

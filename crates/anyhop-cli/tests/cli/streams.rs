@@ -1,12 +1,8 @@
 //! `cat`.
 
-use std::{
-    io::{Read as _, Write as _},
-    process::Stdio,
-    thread,
-};
+use std::{io::Write as _, process::Stdio, thread};
 
-use crate::harness::{Daemon, Running, noise, run_with_input, string};
+use crate::harness::{Daemon, Running, expect_bytes, noise, read_all, run_with_input, string};
 
 /// Starts `cat --listen` and returns when peers can connect.
 fn listen(daemon: &Daemon, args: &[&str], stdin: Stdio) -> Running {
@@ -30,16 +26,14 @@ fn both_directions_carry_all_bytes_and_each_ends_on_its_own() {
     let writer = thread::spawn(move || input.write_all(&sent).expect("taken"));
 
     // The listener's output ends while its own input is still open ...
-    let mut got = Vec::new();
-    listener.stdout().read_to_end(&mut got).expect("readable");
+    let got = read_all(listener.stdout());
     writer.join().expect("written");
     assert!(got == there, "{} of {} bytes", got.len(), there.len());
     // ... which then carries the other direction.
     let mut input = listener.stdin();
     input.write_all(&back).expect("taken");
     drop(input);
-    let mut got = Vec::new();
-    dialler.stdout().read_to_end(&mut got).expect("readable");
+    let got = read_all(dialler.stdout());
     assert!(got == back, "{} of {} bytes", got.len(), back.len());
     dialler.finish().ok();
     listener.finish().ok();
@@ -79,9 +73,7 @@ fn a_killed_sender_is_no_clean_end() {
     let mut dialler = Running::start(b.json(&["cat", &a.peer_id]).stdin(Stdio::piped()));
     let mut input = dialler.stdin();
     input.write_all(b"half of i").expect("taken");
-    let mut begun = [0; 9];
-    let mut output = listener.stdout();
-    output.read_exact(&mut begun).expect("it arrives");
+    expect_bytes(listener.stdout(), b"half of i");
     dialler.kill();
     let done = listener.finish();
     assert_eq!(done.code, Some(1), "{done:?}");
@@ -94,11 +86,7 @@ fn a_daemon_that_stops_is_no_clean_end_either() {
     let mut dialler = Running::start(b.json(&["cat", &a.peer_id]).stdin(Stdio::piped()));
     let mut input = dialler.stdin();
     input.write_all(b"begun").expect("taken");
-    let mut begun = [0; 5];
-    listener
-        .stdout()
-        .read_exact(&mut begun)
-        .expect("it arrives");
+    expect_bytes(listener.stdout(), b"begun");
     b.stop();
     assert_eq!(listener.finish().code, Some(1));
     let done = dialler.finish();

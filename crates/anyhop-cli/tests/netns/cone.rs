@@ -48,6 +48,8 @@ async fn transfer_goes_from_circuit_to_direct_and_back_without_losing_a_byte() {
     let first = a.node.selects(&b.node, "circuit").await;
     assert_eq!(first.via, [world.r.peer.as_str()]);
     assert!(world.r.forwarded_bytes().await >= SOME);
+    let tried = a.router.blocked_packets().expect("counted");
+    assert!(tried > 0, "no direct path was tried");
     println!("{} bytes over the circuit", transfer.meter.bytes());
 
     unblock();
@@ -81,7 +83,7 @@ async fn transfer_goes_from_circuit_to_direct_and_back_without_losing_a_byte() {
         "fell back: circuit selected {noticed:?} after the block, receiver still for {stall:?}"
     );
     assert!(stall < FALL_BACK_BOUND);
-    assert!(a.router.blocked_packets().expect("counted") > 0);
+    assert!(a.router.blocked_packets().expect("counted") > tried);
     let speed = transfer.finish().await;
     println!("{TRANSFER} bytes, hashes equal, {speed:.1} MB/s (fed at {RATE} bytes/s)");
 

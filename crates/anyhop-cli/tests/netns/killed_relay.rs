@@ -39,6 +39,8 @@ async fn killed_relay_is_reported_and_direct_sessions_go_on() {
     };
     let transfer = Transfer::start(&a.node, &b.node, RUNNING, pace).await;
     transfer.reaches(RUNNING / 8).await;
+    let doomed = Transfer::start(&s.node, &t.node, RUNNING, pace).await;
+    doomed.reaches(RUNNING / 8).await;
 
     world.r.kill();
     transfer.set_pace(Pace {
@@ -58,6 +60,9 @@ async fn killed_relay_is_reported_and_direct_sessions_go_on() {
     );
     let reason = ping_fails(&s.node, &t.node).await;
     println!("S to T, then: {reason}");
+
+    let (sender, receiver) = doomed.fails(NO_HANG).await;
+    println!("cat from S to T: sender: {sender}; receiver: {receiver}");
 
     transfer.finish().await;
     assert_eq!(a.node.pings(&b.node, 3).await, ["direct"; 3]);

@@ -13,7 +13,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{PATIENCE, node::Node};
+use crate::{
+    PATIENCE,
+    node::{Node, parse},
+};
 
 const CHUNK: usize = 64 << 10;
 
@@ -88,6 +91,15 @@ impl Transfer {
         }
     }
 
+    /// Waits until both ends have given up; answers what the sender and the receiver say.
+    pub(crate) async fn fails(self, within: Duration) -> (String, String) {
+        self.feeding.abort();
+        let sender = ends_with_error(self.sender, within).await;
+        let receiver = ends_with_error(self.receiver, within).await;
+        self.draining.abort();
+        (sender, receiver)
+    }
+
     /// Waits for its end and compares both ends' hashes. Answers MB/s.
     pub(crate) async fn finish(self) -> f64 {
         let sent = joined(self.feeding).await;
@@ -102,6 +114,16 @@ impl Transfer {
         assert_eq!(sent, received, "the data changed on its way");
         self.meter.bytes() as f64 / 1e6 / took.as_secs_f64()
     }
+}
+
+/// The error that a process ends with, which has exit code 1.
+async fn ends_with_error(process: Process, within: Duration) -> String {
+    let done = process.finish(within).await;
+    let done = done.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let line = done.stderr.lines().last().expect("an error");
+    let message = parse(line)["error"]["message"].clone();
+    message.as_str().expect("a message").to_owned()
 }
 
 async fn joined(task: JoinHandle<String>) -> String {
@@ -137,8 +159,9 @@ async fn feed(mut input: ChildStdin, bytes: u64, pace: watch::Receiver<Pace>) ->
         while sent < bytes && (rate.is_none() || allowance > 0.0) {
             let size = usize::try_from(bytes - sent).unwrap_or(CHUNK).min(CHUNK);
             rng.fill_bytes(&mut chunk[..size]);
-            let written = input.write_all(&chunk[..size]).await;
-            written.expect("the sender takes it");
+            if let Err(e) = input.write_all(&chunk[..size]).await {
+                return format!("{sent} bytes, then the sender took no more: {e}");
+            }
             hash.update(&chunk[..size]);
             sent += size as u64;
             allowance -= size as f64;
