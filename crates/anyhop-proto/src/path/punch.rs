@@ -2,7 +2,9 @@
 //! back.
 //!
 //! Each ping opens this side's NAT towards one candidate; once both have sent, pings
-//! arrive. An authenticated ping from an address that was no candidate adds it (a
+//! arrive. Both sides start at one time (the server waits half a round trip for its
+//! answer to arrive), so that the first pings cross: one that comes in before its NAT has
+//! sent out can make some NATs give the answer another port. An authenticated ping from an address that was no candidate adds it (a
 //! peer-reflexive candidate, RFC 8445 section 7.3.1.3). Only an address that answered
 //! *our* ping is reachable both ways and is reported.
 
@@ -48,16 +50,16 @@ pub struct Puncher {
 }
 
 impl Puncher {
-    /// Starts now towards the peer's candidates, best first.
+    /// Pings the peer's candidates, best first, from `start` on.
     #[must_use]
-    pub fn new(now: Instant, candidates: &[SocketAddr], seed: u64) -> Self {
+    pub fn new(now: Instant, start: Instant, candidates: &[SocketAddr], seed: u64) -> Self {
         let mut targets = candidates.to_vec();
         targets.truncate(MAX_TARGETS);
         let mut puncher = Self {
             targets,
             nonces: BTreeMap::new(),
             rng: StdRng::seed_from_u64(seed),
-            next_round: now,
+            next_round: start,
             rounds: 0,
             sent: 0,
             ended: false,
@@ -142,7 +144,7 @@ mod tests {
     #[test]
     fn only_the_answer_to_our_own_ping_from_its_target_counts() {
         let now = Instant::now();
-        let mut p = Puncher::new(now, &[addr(1)], 1);
+        let mut p = Puncher::new(now, now, &[addr(1)], 1);
         let [PunchAction::Ping(to, nonce)] = drain(&mut p)[..] else {
             panic!("one ping expected");
         };
@@ -156,15 +158,27 @@ mod tests {
 
     #[test]
     fn a_peer_reflexive_candidate_is_pinged_at_once() {
-        let mut p = Puncher::new(Instant::now(), &[addr(1)], 1);
+        let now = Instant::now();
+        let mut p = Puncher::new(now, now, &[addr(1)], 1);
         drain(&mut p);
         p.handle_ping(addr(2));
         assert!(matches!(drain(&mut p)[..], [PunchAction::Ping(to, _)] if to == addr(2)));
     }
 
     #[test]
+    fn nothing_is_sent_before_the_agreed_start() {
+        let now = Instant::now();
+        let start = now + Duration::from_millis(30);
+        let mut p = Puncher::new(now, start, &[addr(1)], 1);
+        assert_eq!((drain(&mut p), p.timeout()), (vec![], Some(start)));
+        p.handle_timeout(start);
+        assert_eq!(drain(&mut p).len(), 1);
+    }
+
+    #[test]
     fn no_candidates_fail_at_once() {
-        let mut p = Puncher::new(Instant::now(), &[], 1);
+        let now = Instant::now();
+        let mut p = Puncher::new(now, now, &[], 1);
         assert_eq!(drain(&mut p), [PunchAction::Failed]);
     }
 
@@ -173,7 +187,7 @@ mod tests {
         fn the_budget_holds_and_the_end_comes(candidates in 0..40_u8, reflexive in 0..60_u8) {
             let mut now = Instant::now();
             let list: Vec<_> = (0..candidates).map(addr).collect();
-            let mut p = Puncher::new(now, &list, 3);
+            let mut p = Puncher::new(now, now, &list, 3);
             for n in 0..reflexive {
                 p.handle_ping(addr(100 + n));
             }

@@ -42,6 +42,9 @@ const OPEN_PATH_RETRY: Duration = Duration::from_millis(100);
 /// How long a path may take to be validated.
 const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Longest wait for the peer before a punch: a wrong round trip must not stop it.
+const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
+
 /// What a background job of the driver brought.
 #[derive(Debug)]
 enum Job {
@@ -229,7 +232,7 @@ impl Driver {
         match command {
             Command::Punch(candidates) => {
                 let candidates = self.reachable(&candidates);
-                let found = self.probing.punch(now(), &candidates);
+                let found = self.probing.punch(now(), self.half_rtt(), &candidates);
                 self.handle_found(found);
             }
             Command::CircuitEnded(circuit) => {
@@ -244,7 +247,7 @@ impl Driver {
         match job {
             Job::Candidates(Ok(candidates)) => {
                 let candidates = self.reachable(&candidates);
-                let found = self.probing.punch(now(), &candidates);
+                let found = self.probing.punch(now(), Duration::ZERO, &candidates);
                 self.handle_found(found);
             }
             Job::Candidates(Err(reason)) | Job::DirectPath(Err(reason)) => {
@@ -261,6 +264,13 @@ impl Driver {
                 self.agent.handle_circuit_done(now(), false);
             }
         }
+    }
+
+    /// When our answer will have reached the peer, at most [`MAX_PUNCH_DELAY`] from now.
+    fn half_rtt(&self) -> Duration {
+        let selected = self.agent.selected();
+        let open = selected.and_then(|key| self.paths.get(&key));
+        open.map_or(Duration::ZERO, |o| (o.rtt / 2).min(MAX_PUNCH_DELAY))
     }
 
     fn reachable(&self, candidates: &[SocketAddr]) -> Vec<SocketAddr> {

@@ -79,9 +79,15 @@ impl Probing {
         self.send(to, Probe::Ping { nonce });
     }
 
-    /// Starts a punch, ending the one before.
-    pub(super) fn punch(&mut self, now: Instant, candidates: &[SocketAddr]) -> Vec<Found> {
-        self.punch = Some(Puncher::new(now, candidates, rand::rng().random()));
+    /// Starts a punch after `delay`, ending the one before.
+    pub(super) fn punch(
+        &mut self,
+        now: Instant,
+        delay: Duration,
+        candidates: &[SocketAddr],
+    ) -> Vec<Found> {
+        let seed = rand::rng().random();
+        self.punch = Some(Puncher::new(now, now + delay, candidates, seed));
         self.drain_punch()
     }
 
