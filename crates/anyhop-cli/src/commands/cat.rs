@@ -118,16 +118,12 @@ async fn to_stdout(mut reader: Reader, bar: &ProgressBar) -> Result<(), CliError
                 if on_terminal {
                     bar.finish_and_clear();
                 }
-                stdout
-                    .write_all(&data)
-                    .await
-                    .map_err(|e| output::stdout_failed(&e))?;
-                if on_terminal {
-                    stdout
-                        .flush()
-                        .await
-                        .map_err(|e| output::stdout_failed(&e))?;
-                }
+                // Flushed each time: standard output keeps the last line back otherwise.
+                let written = async {
+                    stdout.write_all(&data).await?;
+                    stdout.flush().await
+                };
+                written.await.map_err(|e| output::stdout_failed(&e))?;
             }
             Some(Frame::End) => {
                 receiving = false;

@@ -31,9 +31,10 @@ fn both_directions_carry_all_bytes_and_each_ends_on_its_own() {
     assert!(got == there, "{} of {} bytes", got.len(), there.len());
     // ... which then carries the other direction.
     let mut input = listener.stdin();
-    input.write_all(&back).expect("taken");
-    drop(input);
+    let sent = back.clone();
+    let writer = thread::spawn(move || input.write_all(&sent).expect("taken"));
     let got = read_all(dialler.stdout());
+    writer.join().expect("written");
     assert!(got == back, "{} of {} bytes", got.len(), back.len());
     dialler.finish().ok();
     listener.finish().ok();
