@@ -203,6 +203,44 @@ async fn a_circuit_whose_relay_dies_is_replaced_over_another_relay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_outlives_forty_losses_of_its_direct_path() {
+    let mut world = World::new(9).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    let b = world.natted("b", NatConfig::port_restricted_cone()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let pb = b.node.peer_id();
+    exchange(&a.node, &b.node, "hello").await;
+    let (mut send, mut recv) = {
+        b.node
+            .handle("echo/1", |incoming| async move {
+                let (mut recv, mut send) = (incoming.recv, incoming.send.unwrap());
+                let _ = tokio::io::copy(&mut recv, &mut send).await;
+            })
+            .unwrap();
+        a.node.open_bi(pb, "echo/1").await.unwrap()
+    };
+    for round in 0..40_u8 {
+        for kind in [PathKind::Direct, PathKind::Circuit] {
+            eventually(
+                &format!("{kind:?} in round {round}"),
+                Duration::from_secs(20),
+                || selected(&a.node, pb) == Some(kind),
+            )
+            .await;
+            send.write_all(&[round; 1000]).await.unwrap();
+            let mut back = [0; 1000];
+            recv.read_exact(&mut back).await.unwrap();
+            assert_eq!(back, [round; 1000]);
+            match kind {
+                PathKind::Direct => world.block(&a, &b),
+                PathKind::Circuit => world.unblock(&a, &b),
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rebooted_nat_gives_new_ports_and_the_stream_goes_on() {
     let mut world = World::new(7).await;
     let a = world.natted("a", NatConfig::port_restricted_cone()).await;
