@@ -96,6 +96,9 @@ pub(crate) struct CliError {
     /// What to do about it.
     #[serde(default)]
     pub(crate) hint: Option<String>,
+    /// The exit code, where a command promises another than the class's.
+    #[serde(skip)]
+    pub(crate) exit: Option<u8>,
 }
 
 /// The shape of an error in JSON, on standard error and in API answers.
@@ -112,6 +115,7 @@ impl CliError {
             code,
             message: message.into(),
             hint: None,
+            exit: None,
         }
     }
 
@@ -130,6 +134,11 @@ impl CliError {
     pub(crate) fn context(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
+    }
+
+    /// Exit code of a process that ends with this.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.exit.unwrap_or_else(|| self.code.exit_code())
     }
 
     /// Wraps for JSON.

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             if error.code != Code::OutputClosed {
                 output.error(&error);
             }
-            ExitCode::from(error.code.exit_code())
+            ExitCode::from(error.exit_code())
         }
     }
 }

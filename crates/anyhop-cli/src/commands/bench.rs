@@ -38,9 +38,10 @@ fn text(r: &BenchReport) -> String {
         .path
         .as_ref()
         .map_or_else(|| "no path now".to_owned(), path_text);
+    let plural = if r.streams == 1 { "" } else { "s" };
     let direction = if r.reverse { "from" } else { "to" };
     format!(
-        "{:.3} Gbit/s {direction} {} over {} streams in {:.2} s, {:.2} CPU seconds here\n{way}",
+        "{:.3} Gbit/s {direction} {} over {} stream{plural} in {:.2} s, {:.2} CPU seconds here\n{way}",
         r.gbit_s, r.peer_id, r.streams, r.seconds, r.cpu_s_local
     )
 }

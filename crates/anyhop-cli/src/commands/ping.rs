@@ -66,20 +66,23 @@ pub(super) async fn run(context: &Context, args: &PingArgs) -> Result<(), CliErr
     match last {
         Some(mut error) if !answered => {
             // No answer is one outcome here, whatever its reason.
-            if error.code == Code::Timeout {
-                error.code = Code::Unreachable;
-            }
+            error.exit = Some(Code::Unreachable.exit_code());
             Err(error.context(&format!("no answer from {}", args.peer)))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether an error is about the peer, so that the next ping may fare better.
+/// Whether an error is about the peer: then it is an answer of a kind.
 fn is_peers(code: Code) -> bool {
     matches!(
         code,
-        Code::Unreachable | Code::Timeout | Code::Lost | Code::Refused | Code::Limit
+        Code::Unreachable
+            | Code::Timeout
+            | Code::Lost
+            | Code::Refused
+            | Code::Limit
+            | Code::WrongPeer
     )
 }
 

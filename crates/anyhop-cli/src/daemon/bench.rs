@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhop::{Incoming, Listener, Node, PeerId, RecvStream, SendStream, StreamError};
+use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
@@ -245,9 +246,9 @@ async fn send_until(
     until: Instant,
     moved: &AtomicU64,
 ) -> Result<(), StreamError> {
-    let chunk = vec![0x5a; CHUNK];
+    let chunk = Bytes::from(vec![0x5a; CHUNK]);
     while Instant::now() < until {
-        send.write_all(&chunk).await?;
+        send.write_chunk(chunk.clone()).await?;
         moved.fetch_add(chunk.len() as u64, Ordering::Relaxed);
     }
     send.finish()

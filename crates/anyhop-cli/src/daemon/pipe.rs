@@ -63,7 +63,7 @@ pub(super) async fn run(
     let (done, outcome) = oneshot::channel();
     let result = tokio::select! {
         result = from_peer(recv, &mut writer, outcome) => result,
-        result = from_command(reader, send, done) => result,
+        result = from_command(reader, peer, send, done) => result,
     };
     // An error here means that the command left: nobody is there to be told.
     if let Err(Ended::With(error)) = result {
@@ -81,8 +81,24 @@ enum Ended {
 
 impl From<StreamError> for Ended {
     fn from(e: StreamError) -> Self {
-        Self::With(e.into())
+        Self::With(match e {
+            StreamError::Stopped { peer, code } => stopped(peer, code),
+            e => e.into(),
+        })
     }
+}
+
+fn stopped(peer: PeerId, code: u64) -> CliError {
+    let why = if code == u64::from(COMMAND_GONE) {
+        "its command was cut off".to_owned()
+    } else {
+        format!("code {code:#x}")
+    };
+    CliError::new(
+        Code::Lost,
+        format!("{peer} ended the stream before its end: {why}"),
+    )
+    .hint("what was received so far is incomplete; see the other side's output")
 }
 
 /// Stream to command. Ends well when both directions are done.
@@ -120,12 +136,13 @@ async fn from_peer(
 /// Never ends well: the other direction says when all is done.
 async fn from_command(
     mut reader: Reader,
+    peer: PeerId,
     mut send: SendStream,
     delivered: oneshot::Sender<()>,
 ) -> Result<(), Ended> {
     loop {
         match reader.next().await {
-            Ok(Some(Frame::Data(data))) => send.write_all(&data).await?,
+            Ok(Some(Frame::Data(data))) => send.write_chunk(data).await?,
             Ok(Some(Frame::End)) => break,
             Ok(Some(Frame::Error(error))) => {
                 send.reset(COMMAND_GONE);
@@ -150,10 +167,7 @@ async fn from_command(
     if let Some(code) = send.stopped().await? {
         // The other direction ends too, and its error may say more than a code.
         tokio::time::sleep(REASON_GRACE).await;
-        return Err(Ended::With(CliError::new(
-            Code::Lost,
-            format!("the peer stopped reading before the end (code {code})"),
-        )));
+        return Err(Ended::With(stopped(peer, code)));
     }
     if delivered.send(()).is_err() {
         return Err(Ended::CommandGone);

@@ -116,6 +116,8 @@ fn dialling_a_wrong_peer_id_says_who_answered() {
         "{error}"
     );
     assert!(string(&error["hint"]).contains(&a.peer_id), "{error}");
+    // No answer to a ping is 1, with the same reason.
+    assert_eq!(b.command(&["ping", &wrong]).error(1)["code"], "wrong_peer");
     assert_eq!(b.command(&["peers"]).ok().json(), serde_json::json!([]));
 }
 
