@@ -14,6 +14,8 @@ use crate::error::CliError;
 const MAX_PEER_LEN: usize = 128;
 /// Longest host name (RFC 1035, section 2.3.4).
 const MAX_HOST_LEN: usize = 253;
+/// Length of the shortest PeerId of a real key, bytes: a SHA-256 multihash.
+const MIN_PEER_ID_LEN: usize = 34;
 /// Shortest end of a PeerId that is taken for one.
 const MIN_SUFFIX: usize = 4;
 /// Candidates shown when a spelling is ambiguous.
@@ -24,9 +26,11 @@ const MAX_SHOWN: usize = 8;
 pub(crate) struct PeerSpec(String);
 
 impl PeerSpec {
-    /// The PeerId, if it is spelled in full.
+    /// The PeerId, if it is spelled in full. The beginning of one can be a PeerId too by
+    /// chance, of a key of a few bytes that nobody has.
     pub(crate) fn full(&self) -> Option<PeerId> {
-        self.0.parse().ok()
+        let peer: PeerId = self.0.parse().ok()?;
+        (peer.to_bytes().len() >= MIN_PEER_ID_LEN).then_some(peer)
     }
 
     /// The peer meant, given the names and the peers known. Precedence: a full PeerId,
@@ -248,6 +252,13 @@ mod tests {
 
     fn spec(text: &str) -> PeerSpec {
         text.parse().expect("valid spelling")
+    }
+
+    #[test]
+    fn the_beginning_of_a_peer_id_is_none_even_where_it_parses_as_one() {
+        let by_chance = "12D3KooWJ3VW";
+        assert!(by_chance.parse::<PeerId>().is_ok());
+        assert_eq!(by_chance.parse::<PeerSpec>().unwrap().full(), None);
     }
 
     #[test]
