@@ -1,8 +1,14 @@
 //! Keys, locks, sockets, names: the state directory, and what needs no peer.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::Path,
+    process::Stdio,
+};
 
-use crate::harness::{Daemon, Running, absent_peer, anyhop, run, string};
+use crate::harness::{Daemon, Running, absent_peer, anyhop, read_all, run, string};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path)
@@ -173,6 +179,36 @@ fn status_has_the_documented_fields() {
         daemon.command(&["peers"]).ok().json(),
         serde_json::json!([])
     );
+}
+
+/// Asks the control socket as any HTTP client would: status code and JSON.
+fn http(daemon: &Daemon, request: &str) -> (String, serde_json::Value) {
+    let mut stream = UnixStream::connect(daemon.socket()).expect("it listens");
+    let request = format!("{request} HTTP/1.1\r\nhost: anyhop\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("taken");
+    let answer = String::from_utf8(read_all(stream)).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).expect("a status").to_owned();
+    (status, serde_json::from_str(body).expect("JSON"))
+}
+
+#[test]
+fn the_control_api_is_plain_http_under_a_versioned_path() {
+    let daemon = Daemon::start(&[]);
+    let (status, body) = http(&daemon, "GET /v1/status");
+    assert_eq!(status, "200");
+    assert_eq!(string(&body["peer_id"]), daemon.peer_id);
+    for (request, expected) in [
+        ("GET /v2/status", "404"),
+        ("GET /v1/path/nobody", "400"),
+        ("POST /v1/cat-listen", "400"),
+        ("POST /v1/send?peer=x", "400"),
+        ("POST /v1/ping", "400"),
+    ] {
+        let (status, body) = http(&daemon, request);
+        assert_eq!(status, expected, "{request}");
+        assert_eq!(body["error"]["code"], "usage", "{request}");
+    }
 }
 
 #[test]

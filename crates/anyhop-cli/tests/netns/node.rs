@@ -68,20 +68,17 @@ impl Node {
         multiaddr(&self.namespace, &self.peer)
     }
 
-    /// Waits for the session with a relay.
+    /// Waits until others can reach this node through `relay`.
     pub(crate) async fn is_attached_to(&self, relay: &Self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let peers = self.json(&["peers"]).await;
-            let peers = peers.as_array().expect("a list");
-            if peers.iter().any(|p| p["peer_id"] == relay.peer.as_str()) {
+            let status = self.json(&["status"]).await;
+            let attachments = status["attachments"].as_array().expect("a list");
+            if attachments.iter().any(|a| *a == relay.peer) {
                 return;
             }
             let name = self.name;
-            assert!(
-                Instant::now() < deadline,
-                "{name} has no session: {peers:?}"
-            );
+            assert!(Instant::now() < deadline, "{name} is not: {status}");
             sleep(Duration::from_millis(50)).await;
         }
     }
