@@ -63,7 +63,7 @@ pub(crate) enum Command {
     Peers,
     /// Show the paths to a peer, connecting to it if need be
     Path(PeerArg),
-    /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/<PeerId>
+    /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/PEER_ID
     Connect(ConnectArgs),
     /// Measure the round trip to a peer
     Ping(PingArgs),
@@ -130,7 +130,7 @@ pub(crate) struct PeerArg {
 /// `connect`.
 #[derive(Debug, Args)]
 pub(crate) struct ConnectArgs {
-    /// PeerId, unique part of one, name, or multiaddr ending in /p2p/<PeerId>
+    /// PeerId, unique part of one, name, or multiaddr ending in /p2p/PEER_ID
     #[arg(value_name = "PEER|MULTIADDR")]
     pub(crate) peer: PeerOrAddr,
 }

@@ -16,7 +16,10 @@ use std::{
 
 use anyhop::{Keypair, PeerId};
 
-use crate::error::{CliError, Code};
+use crate::{
+    error::{CliError, Code},
+    spec::PeerSpec,
+};
 
 /// Longest path of a Unix socket, bytes: `sun_path` less its closing zero byte.
 const MAX_SOCKET_PATH: usize = 107;
@@ -211,7 +214,7 @@ fn check_name(name: &str) -> Result<(), String> {
             "{name:?} is no name: 1 to {MAX_NAME_LEN} letters, digits, `-`, `_` and `.`"
         ));
     }
-    if name.parse::<PeerId>().is_ok() {
+    if name.parse::<PeerSpec>().is_ok_and(|s| s.full().is_some()) {
         return Err(format!("{name:?} is a PeerId and cannot name another"));
     }
     Ok(())

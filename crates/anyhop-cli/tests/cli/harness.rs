@@ -168,6 +168,10 @@ impl Running {
         let _ = self.child.wait();
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("own child").is_some()
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Deadline::new();
         loop {
@@ -346,7 +350,8 @@ impl Daemon {
     pub(crate) fn pair() -> (Self, Self) {
         let a = Self::start(&[]);
         let b = Self::start(&["--bootstrap", &a.addresses[0]]);
-        b.command(&["connect", &a.peer_id]).ok();
+        // Answered over the session, so that both ends have it now.
+        b.command(&["ping", &a.peer_id, "-c", "1"]).ok();
         (a, b)
     }
 
