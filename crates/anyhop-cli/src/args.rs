@@ -240,7 +240,7 @@ pub(crate) struct ExposeArgs {
 /// `forward`.
 #[derive(Debug, Args)]
 pub(crate) struct ForwardArgs {
-    /// Where to listen: [IP:]PORT, on 127.0.0.1 if no IP is given; port 0 takes any
+    /// Where to listen: PORT or IP:PORT, on 127.0.0.1 if no IP is given; port 0 takes any
     #[arg(value_name = "LOCAL", value_parser = parse_local)]
     pub(crate) local: SocketAddr,
     /// The peer, and what it exposes, spelled as it was exposed
