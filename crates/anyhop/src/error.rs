@@ -150,6 +150,12 @@ pub enum StreamError {
         /// The application's code.
         code: u64,
     },
+    /// The peer let go of the stream before its end: what arrived is only a part.
+    #[error("{peer} dropped the stream before its end")]
+    Dropped {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The session ended under the stream.
     #[error("the session with {peer} ended: {reason}")]
     SessionLost {
@@ -237,7 +243,10 @@ impl StreamError {
             Self::BadProtocolName(_) => ErrorKind::InvalidInput,
             Self::UnknownProtocol { .. } => ErrorKind::Refused,
             Self::Busy { .. } => ErrorKind::Limit,
-            Self::Stopped { .. } | Self::SessionLost { .. } | Self::Finished => ErrorKind::Lost,
+            Self::Stopped { .. }
+            | Self::Dropped { .. }
+            | Self::SessionLost { .. }
+            | Self::Finished => ErrorKind::Lost,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Purpose {
     pub(crate) peer: PeerId,
     pub(crate) protocol: Arc<str>,
     /// Keeps the session in use while the stream lives.
-    pub(crate) _use: Use,
+    pub(crate) in_use: Use,
 }
 
 impl Purpose {
@@ -55,6 +55,8 @@ impl Purpose {
             StreamError::UnknownProtocol { peer, protocol }
         } else if code == u64::from(code::BUSY) {
             StreamError::Busy { peer, protocol }
+        } else if code == u64::from(code::DROPPED) {
+            StreamError::Dropped { peer }
         } else {
             StreamError::Stopped { peer, code }
         }
@@ -63,7 +65,7 @@ impl Purpose {
     fn lost(&self, error: &engine::ConnectionError) -> StreamError {
         StreamError::SessionLost {
             peer: self.peer,
-            reason: crate::session::why_closed(error),
+            reason: self.in_use.why_closed(error),
         }
     }
 
@@ -133,13 +135,17 @@ impl SendStream {
     }
 
     /// Waits until the peer has acknowledged everything up to the end (`None`), or has
-    /// stopped the stream with a code.
+    /// stopped the stream with a code of its application.
     ///
     /// # Errors
-    /// When the session ended first.
+    /// When the session ended first, or the peer's library refused the stream.
     pub async fn stopped(&mut self) -> Result<Option<u64>, StreamError> {
         match self.inner.stopped().await {
-            Ok(code) => Ok(code.map(Code::into_inner)),
+            Ok(None) => Ok(None),
+            Ok(Some(code)) => match self.purpose.ended_with(code) {
+                StreamError::Stopped { code, .. } => Ok(Some(code)),
+                refused => Err(refused),
+            },
             Err(e) => Err(StreamError::SessionLost {
                 peer: self.purpose.peer,
                 reason: e.to_string(),

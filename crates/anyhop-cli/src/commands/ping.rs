@@ -67,7 +67,7 @@ pub(super) async fn run(context: &Context, args: &PingArgs) -> Result<(), CliErr
         Some(mut error) if !answered => {
             // No answer is one outcome here, whatever its reason.
             error.exit = Some(Code::Unreachable.exit_code());
-            Err(error.context(&format!("no answer from {}", args.peer)))
+            Err(error)
         }
         _ => Ok(()),
     }

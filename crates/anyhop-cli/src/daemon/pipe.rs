@@ -6,7 +6,7 @@
 //! everything, so that a command that ends well lost nothing on the way. A lost
 //! direction ends both, with an error.
 
-use std::{io, time::Duration};
+use std::io;
 
 use anyhop::{Incoming, Listener, PeerId, RecvStream, SendStream, StreamError};
 use tokio::sync::oneshot;
@@ -20,8 +20,6 @@ use crate::{
 
 /// Code of a stream reset because the command went away or failed.
 const COMMAND_GONE: u32 = 1;
-/// How long the reason for a stopped stream is waited for.
-const REASON_GRACE: Duration = Duration::from_secs(2);
 
 /// Waits for one stream, then carries it.
 pub(super) async fn listen(mut reader: Reader, mut writer: Writer, mut listener: Listener) {
@@ -165,8 +163,6 @@ async fn from_command(
     }
     send.finish()?;
     if let Some(code) = send.stopped().await? {
-        // The other direction ends too, and its error may say more than a code.
-        tokio::time::sleep(REASON_GRACE).await;
         return Err(Ended::With(stopped(peer, code)));
     }
     if delivered.send(()).is_err() {

@@ -26,7 +26,7 @@ impl Inner {
         let mut wait = RETRY;
         loop {
             let started = Instant::now();
-            match self.connect_direct(bootstrap.peer, &[bootstrap.addr]).await {
+            match self.connect(bootstrap.peer).await {
                 Ok(conn) => self.stay_attached(&conn, bootstrap.addr).await,
                 Err(e @ DialError::WrongPeer { .. }) => {
                     tracing::warn!(error = %e, "bootstrap peer not reached: check its address");

@@ -222,7 +222,12 @@ impl Inner {
         let protocol = self.protocol(protocols::MESSAGE);
         let (mut send, recv) = conn.open_bi(&protocol, protocols::MESSAGE).await?;
         match write_message(&mut send, message, wants_reply).await {
-            Ok(()) | Err(StreamError::Stopped { .. }) => Ok(recv),
+            Ok(())
+            | Err(
+                StreamError::Stopped { .. }
+                | StreamError::Busy { .. }
+                | StreamError::Dropped { .. },
+            ) => Ok(recv),
             Err(e) => Err(e.into()),
         }
     }

@@ -403,7 +403,8 @@ impl Node {
     }
 
     /// Takes the next received message or request, in order of arrival; `None` once the
-    /// node is closed. Concurrent callers each get different ones.
+    /// node is closed. Concurrent callers each get different ones. Cancel-safe: a call
+    /// that is dropped before it returns has taken nothing.
     pub async fn recv(&self) -> Option<Received> {
         tokio::select! {
             received = self.0.inbox.pop() => Some(received),

@@ -42,7 +42,9 @@ const RECORD_DEBOUNCE: Duration = Duration::from_millis(20);
 /// Peers asked for a record at once.
 const MAX_ASKED: usize = 8;
 /// How long a lookup may take.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Times a lookup is tried while nobody answers.
+const LOOKUPS: u32 = 3;
 /// Observed addresses told to others, per node.
 const MAX_OBSERVED: usize = 8;
 
@@ -422,8 +424,25 @@ impl Inner {
         found
     }
 
-    /// Asks connected peers about a peer. Returns how many were asked.
+    /// Asks connected peers about a peer, again if nobody answered at all. Returns how
+    /// many were asked.
     pub(super) async fn look_up(self: &Arc<Self>, peer: PeerId, found: &mut Whereabouts) -> usize {
+        let mut asked = 0;
+        for _ in 0..LOOKUPS {
+            let (this_time, answered) = self.look_up_once(peer, found).await;
+            asked = this_time;
+            if answered > 0 || asked == 0 {
+                break;
+            }
+        }
+        asked
+    }
+
+    async fn look_up_once(
+        self: &Arc<Self>,
+        peer: PeerId,
+        found: &mut Whereabouts,
+    ) -> (usize, usize) {
         let mut asked = JoinSet::new();
         for conn in self.whom_to_ask(peer, MAX_ASKED) {
             let node = Arc::clone(self);
@@ -433,8 +452,13 @@ impl Inner {
             });
         }
         let count = asked.len();
+        let mut answered = 0;
         while let Some(Ok((who, answer))) = asked.join_next().await {
-            let Some(answer) = answer else { continue };
+            let Some(answer) = answer else {
+                tracing::debug!(%peer, asked = %who, "lookup not answered");
+                continue;
+            };
+            answered += 1;
             let record = self.learn(&answer.record);
             if let Some(record) = record.filter(|r| r.peer == peer) {
                 found.add_record(&record);
@@ -443,7 +467,7 @@ impl Inner {
                 found.add_relay(who, Vec::new());
             }
         }
-        count
+        (count, answered)
     }
 
     async fn ask_for(&self, conn: &Conn, peer: PeerId) -> Result<Answer, StreamError> {

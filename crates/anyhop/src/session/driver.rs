@@ -24,7 +24,6 @@ use tokio::{
 use super::{
     Birth, Command, Conn, PathTable,
     probing::{Found, Probing},
-    why_closed,
 };
 use crate::{
     Carrier, Event, PathInfo, PathKind,
@@ -168,7 +167,7 @@ impl Driver {
             }
             self.act();
         };
-        self.shut_down(&why_closed(&reason));
+        self.shut_down(&conn.uses.why_closed(&reason));
     }
 
     fn wake_at(&self) -> Instant {

@@ -6,7 +6,7 @@ mod probing;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -49,6 +49,8 @@ pub(crate) enum Command {
 pub(crate) struct Uses {
     open: AtomicUsize,
     total: AtomicU64,
+    /// Why this node closed the connection, if it did.
+    closed_for: OnceLock<String>,
 }
 
 impl Uses {
@@ -59,12 +61,33 @@ impl Uses {
             self.total.load(Ordering::Relaxed),
         )
     }
+
+    /// Puts the connection's end into words.
+    pub(crate) fn why_closed(&self, error: &ConnectionError) -> String {
+        match error {
+            ConnectionError::ApplicationClosed(c) => {
+                format!("the peer closed it: {}", String::from_utf8_lossy(&c.reason))
+            }
+            ConnectionError::LocallyClosed => match self.closed_for.get() {
+                Some(reason) => reason.clone(),
+                None => "this node is shutting down".to_owned(),
+            },
+            ConnectionError::TimedOut => "the peer has not answered for 30 s".to_owned(),
+            ConnectionError::Reset => "the peer restarted and no longer knows it".to_owned(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// Keeps a connection from being closed as idle.
 pub(crate) struct Use(Arc<Uses>);
 
 impl Use {
+    /// Puts the connection's end into words.
+    pub(crate) fn why_closed(&self, error: &ConnectionError) -> String {
+        self.0.why_closed(error)
+    }
+
     pub(crate) fn new(uses: &Arc<Uses>) -> Self {
         uses.open.fetch_add(1, Ordering::Relaxed);
         uses.total.fetch_add(1, Ordering::Relaxed);
@@ -167,6 +190,8 @@ impl Conn {
     }
 
     pub(crate) fn close(&self, code: u32, reason: &str) {
+        // The first reason is the one that ended it.
+        let _ = self.uses.closed_for.set(reason.to_owned());
         self.quic.close(Code::from_u32(code), reason.as_bytes());
     }
 
@@ -186,7 +211,7 @@ impl Conn {
         Purpose {
             peer: self.peer,
             protocol: protocol.into(),
-            _use: Use::new(&self.uses),
+            in_use: Use::new(&self.uses),
         }
     }
 
@@ -222,21 +247,8 @@ impl Conn {
     fn lost(&self, error: &ConnectionError) -> StreamError {
         StreamError::SessionLost {
             peer: self.peer,
-            reason: why_closed(error),
+            reason: self.uses.why_closed(error),
         }
-    }
-}
-
-/// Puts a connection's end into words.
-pub(crate) fn why_closed(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ApplicationClosed(c) => {
-            format!("the peer closed it: {}", String::from_utf8_lossy(&c.reason))
-        }
-        ConnectionError::LocallyClosed => "this node closed it".to_owned(),
-        ConnectionError::TimedOut => "the peer has not answered for 30 s".to_owned(),
-        ConnectionError::Reset => "the peer restarted and no longer knows it".to_owned(),
-        other => other.to_string(),
     }
 }
 
@@ -288,7 +300,8 @@ impl Session {
 
     /// Waits for the session's end and says why it came.
     pub async fn closed(&self) -> String {
-        why_closed(&self.current().quic.closed().await)
+        let conn = self.current();
+        conn.uses.why_closed(&conn.quic.closed().await)
     }
 
     /// The connection that carries new streams: after simultaneous dials it may be
