@@ -59,7 +59,8 @@ impl Inner {
         let (_send, mut recv) = conn.open_bi(&protocol, protocols::ATTACH).await?;
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
         let attached = Attached::decode(&frame).map_err(|_| malformed(&mut recv))?;
-        if attached.relays {
+        // Circuits are built on links: a bootstrap peer reached over others is none.
+        if attached.relays && conn.is_link() {
             self.set_attachment(conn.peer, Some(vec![addr]));
         }
         let mut rest = [0; 16];
