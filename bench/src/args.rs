@@ -79,13 +79,13 @@ pub(crate) struct Sessions {
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Memory {
     /// Rounds.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) rounds: u16,
     /// Sessions.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=2000))]
     pub(crate) sessions: u16,
     /// Seconds the sessions idle before memory is read.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=600))]
     pub(crate) idle: u16,
 }
 

@@ -33,7 +33,7 @@ impl Namespace {
 
     fn ip(&self, args: &[&str]) -> Result<()> {
         let inside = ["-n", &self.name];
-        ip(&[&inside, args].concat())
+        ip(&[&inside, args].concat()).map(drop)
     }
 }
 
@@ -55,6 +55,7 @@ impl VethPair {
         if !anyhop_os::is_root() || !has_ip() {
             return Ok(None);
         }
+        remove_stale()?;
         let made = |end: usize| {
             let name = format!("{PREFIX}{}-{end}", process::id());
             ip(&["netns", "add", &name])?;
@@ -82,11 +83,25 @@ fn has_ip() -> bool {
     dirs.any(|dir: PathBuf| Path::new(&dir).join("ip").is_file())
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+/// Removes the namespaces of makers that were killed.
+fn remove_stale() -> Result<()> {
+    let list = ip(&["netns", "list"])?;
+    for name in list.lines().filter_map(|l| l.split_whitespace().next()) {
+        let maker = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
+        if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            ip(&["netns", "del", name])?;
+        }
+    }
+    Ok(())
+}
+
+fn ip(args: &[&str]) -> Result<String> {
     let output = Command::new("ip").args(args).output();
     let output = output.map_err(BenchError::io("running ip"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(BenchError::Command {
         command: format!("ip {}", args.join(" ")),

@@ -101,7 +101,7 @@ async fn dial_over_relay(seed: u64, latency: Duration) -> Result<Dialled> {
         let host = net
             .host_behind(nat, &format!("host-{n}"), Ipv4Addr::new(10, 0, n, 2))
             .with_link(Link::with_latency(latency));
-        nodes.push(start(&host, Some(bootstrap.clone())).await?);
+        nodes.push(start(&host, Some(bootstrap)).await?);
     }
     for node in &nodes {
         timeout(PATIENCE, attached(node))
