@@ -29,8 +29,9 @@ use crate::{KEEP_ALIVE, Limits, StartError};
 /// A connection that hears nothing at all for this long is gone. The path agent gives up
 /// earlier, with a reason.
 const MAX_IDLE: Duration = Duration::from_secs(30);
-/// Paths of one connection at once, closing ones included.
-const MAX_PATHS: u32 = 12;
+/// Paths of one connection at once, closing ones included. Each costs five connection ids
+/// on both sides from the start, about 1 KiB.
+const MAX_PATHS: u32 = 6;
 /// Receive window of one stream. noq 1.4.0 aborts streams with "too many gaps" above
 /// 2.4 MB (pinned by a test in `tests/`).
 const STREAM_WINDOW: u32 = 2_400_000;

@@ -102,7 +102,7 @@ pub(crate) struct Fabric {
     v4: Option<Arc<dyn DatagramSocket>>,
     v6: Option<Arc<dyn DatagramSocket>>,
     pub(crate) switch: RwLock<Switch>,
-    probes: RwLock<HashMap<Token, mpsc::Sender<ProbePacket>>>,
+    probes: RwLock<HashMap<Token, mpsc::Sender<Box<ProbePacket>>>>,
     drops: Drops,
     epoch: Instant,
 }
@@ -152,7 +152,7 @@ impl Fabric {
     }
 
     /// Routes probes with this token to `sender`.
-    pub(crate) fn add_probe_route(&self, token: Token, sender: mpsc::Sender<ProbePacket>) {
+    pub(crate) fn add_probe_route(&self, token: Token, sender: mpsc::Sender<Box<ProbePacket>>) {
         let mut probes = self.probes.write().expect("no holder panics");
         probes.insert(token, sender);
     }
@@ -232,7 +232,9 @@ impl Fabric {
         let delivered = route.is_some_and(|sender| {
             let mut bytes = [0; PROBE_LEN];
             bytes.copy_from_slice(packet);
-            sender.try_send(ProbePacket { from, bytes }).is_ok()
+            sender
+                .try_send(Box::new(ProbePacket { from, bytes }))
+                .is_ok()
         });
         if !delivered {
             count(&self.drops.unknown_probe, 1);

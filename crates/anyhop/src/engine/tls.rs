@@ -18,7 +18,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
-        ClientHello, ResolvesServerCert,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
@@ -89,6 +89,7 @@ impl Identity {
             .with_cert_resolver(Arc::new(Resolver(Arc::clone(&self.key))));
         config.alpn_protocols = vec![self.alpn.clone()];
         config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
 }

@@ -24,6 +24,8 @@ use crate::{
 
 /// A body's bytes are read in chunks of this size at most.
 const CHUNK: usize = 256 * 1024;
+/// Bodies up to this size travel with their header.
+const SMALL_BODY: usize = 8 * 1024;
 /// How long a peer may take to acknowledge a message that has arrived.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -131,19 +133,26 @@ fn check(message: &Message, limit: usize) -> Result<(), MessageError> {
     Ok(())
 }
 
-async fn write_message(
-    send: &mut SendStream,
-    message: &Message,
-    wants_reply: bool,
-) -> Result<(), StreamError> {
+/// A message's header, with its body when that is small: one write then carries all.
+fn head_of(message: &Message, wants_reply: bool) -> Vec<u8> {
     let header = Header {
         kind: message.kind.clone(),
         encoding: message.encoding.tag(),
         len: message.body.len() as u64,
         wants_reply,
     };
-    send.write_all(&header.encode()).await?;
-    send.write_chunk(message.body.clone()).await?;
+    let mut head = header.encode();
+    if message.body.len() <= SMALL_BODY {
+        head.extend_from_slice(&message.body);
+    }
+    head
+}
+
+/// Sends what [`head_of`] left out, and the end.
+async fn write_rest(send: &mut SendStream, message: &Message) -> Result<(), StreamError> {
+    if message.body.len() > SMALL_BODY {
+        send.write_chunk(message.body.clone()).await?;
+    }
     send.finish()
 }
 
@@ -220,8 +229,10 @@ impl Inner {
         wants_reply: bool,
     ) -> Result<RecvStream, MessageError> {
         let protocol = self.protocol(protocols::MESSAGE);
-        let (mut send, recv) = conn.open_bi(&protocol, protocols::MESSAGE).await?;
-        match write_message(&mut send, message, wants_reply).await {
+        let head = head_of(message, wants_reply);
+        let opening = conn.open_bi_with(&protocol, protocols::MESSAGE, &head);
+        let (mut send, recv) = opening.await?;
+        match write_rest(&mut send, message).await {
             Ok(())
             | Err(
                 StreamError::Stopped { .. }
@@ -314,8 +325,8 @@ impl Inner {
         let talk = async {
             let start = Instant::now();
             let path = conn.paths.borrow().paths.first().cloned();
-            let (mut send, mut recv) = conn.open_bi(&protocol, protocols::PING).await?;
-            send.write_all(&[0x5a; 32]).await?;
+            let opening = conn.open_bi_with(&protocol, protocols::PING, &[0x5a; 32]);
+            let (mut send, mut recv) = opening.await?;
             send.finish()?;
             let mut echo = [0; 32];
             recv.read_exact(&mut echo).await?;
@@ -378,8 +389,10 @@ impl Inner {
         };
         match reply {
             Ok(message) => {
-                send.write_all(&[Status::Replied as u8]).await?;
-                write_message(&mut send, &message, false).await
+                let mut head = vec![Status::Replied as u8];
+                head.extend_from_slice(&head_of(&message, false));
+                send.write_all(&head).await?;
+                write_rest(&mut send, &message).await
             }
             Err(_) => refuse(&mut send, &mut recv, Status::NoResponder).await,
         }

@@ -53,7 +53,7 @@ pub(crate) mod protocols {
 }
 
 /// Events a slow reader may lag behind before it loses the oldest.
-const EVENT_QUEUE: usize = 1024;
+const EVENT_QUEUE: usize = 256;
 
 /// What happened on a node.
 #[derive(Debug, Clone)]

@@ -221,12 +221,24 @@ impl Conn {
         protocol: &str,
         shown: &str,
     ) -> Result<(SendStream, RecvStream), StreamError> {
-        let header = encode_protocol(protocol)?;
+        self.open_bi_with(protocol, shown, &[]).await
+    }
+
+    /// The same, with the first bytes of the stream in the packet that names the protocol.
+    /// A peer may refuse that early, so their failure shows on reading.
+    pub(crate) async fn open_bi_with(
+        &self,
+        protocol: &str,
+        shown: &str,
+        first: &[u8],
+    ) -> Result<(SendStream, RecvStream), StreamError> {
+        let mut head = encode_protocol(protocol)?;
+        head.extend_from_slice(first);
         let purpose = self.purpose(shown);
         let (send, recv) = self.quic.open_bi().await.map_err(|e| self.lost(&e))?;
         let mut send = SendStream::new(send, purpose.clone());
         let recv = RecvStream::new(recv, purpose);
-        send.write_all(&header).await?;
+        send.write_all(&head).await?;
         Ok((send, recv))
     }
 

@@ -44,7 +44,8 @@ pub(super) struct Probing {
     fabric: Arc<Fabric>,
     conn: Arc<Conn>,
     token: Token,
-    incoming: mpsc::Receiver<ProbePacket>,
+    /// Boxed, since a channel holds room for 32 whether they come or not.
+    incoming: mpsc::Receiver<Box<ProbePacket>>,
     pings: VecDeque<Ping>,
     punch: Option<Puncher>,
 }
@@ -65,7 +66,7 @@ impl Probing {
     }
 
     /// The next probe for this session.
-    pub(super) async fn recv(&mut self) -> Option<ProbePacket> {
+    pub(super) async fn recv(&mut self) -> Option<Box<ProbePacket>> {
         self.incoming.recv().await
     }
 
