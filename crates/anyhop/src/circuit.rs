@@ -10,7 +10,8 @@ use std::{
 use anyhop_base::PeerId;
 use anyhop_proto::{
     circuit::{
-        Admission, Answer, CircuitId, MAX_HOPS, MAX_OPEN_FRAME, Open, Refusal, RefusalReason,
+        Admission, Answer, CircuitId, LinkId, MAX_HOPS, MAX_OPEN_FRAME, Open, Refusal,
+        RefusalReason,
     },
     datagram::Label,
 };
@@ -41,6 +42,7 @@ pub(crate) struct LocalCircuit {
 
 #[derive(Debug)]
 struct End {
+    link: LinkId,
     /// Relays between, nearest first.
     via: Vec<PeerId>,
     /// The session whose path runs over it.
@@ -72,12 +74,23 @@ impl Circuits {
         }
     }
 
-    fn insert(&self, circuit: CircuitId, via: Vec<PeerId>) -> bool {
+    /// The link a circuit leaves by.
+    pub(crate) fn link(&self, circuit: CircuitId) -> Option<LinkId> {
+        let ends = self.ends.lock().expect("no holder panics");
+        ends.get(&circuit).map(|e| e.link)
+    }
+
+    fn insert(&self, circuit: CircuitId, link: LinkId, via: Vec<PeerId>) -> bool {
         let mut ends = self.ends.lock().expect("no holder panics");
         if ends.len() >= MAX_LOCAL_CIRCUITS {
             return false;
         }
-        ends.insert(circuit, End { via, watcher: None });
+        let end = End {
+            link,
+            via,
+            watcher: None,
+        };
+        ends.insert(circuit, end);
         true
     }
 
@@ -117,7 +130,7 @@ pub(crate) async fn open(
     };
     let mut via = vec![link.peer];
     via.extend_from_slice(next);
-    if !node.circuits.insert(circuit, via) {
+    if !node.circuits.insert(circuit, link.id, via) {
         return Err(format!(
             "this node's limit of {MAX_LOCAL_CIRCUITS} circuits is reached"
         ));
@@ -232,7 +245,7 @@ async fn terminate(
         switch.terminate(circuit, link.id, label, request.label);
         (circuit, label)
     };
-    if !node.circuits.insert(circuit, via) {
+    if !node.circuits.insert(circuit, link.id, via) {
         node.end_circuit(circuit, label);
         refuse(node, &mut send, RefusalReason::TargetRefused).await;
         return;

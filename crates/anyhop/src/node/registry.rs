@@ -7,7 +7,7 @@ use std::{
 
 use anyhop_base::PeerId;
 use anyhop_proto::{
-    circuit::LinkId,
+    circuit::{CircuitId, LinkId},
     session::{Candidate, Keep, arbitrate},
 };
 
@@ -15,7 +15,7 @@ use super::Inner;
 use crate::{
     DialError, Event,
     engine::Connection,
-    session::{Birth, Conn, Driver},
+    session::{Birth, Command, Conn, Driver},
 };
 
 /// All live connections.
@@ -147,6 +147,19 @@ impl Inner {
         let entry = sessions.peers.get(&peer)?;
         let mut conns = std::iter::once(&entry.current).chain(&entry.others);
         conns.find(|c| c.is_link()).map(Arc::clone)
+    }
+
+    /// Has the link under a silent circuit speak up, so that the relay learns where we are
+    /// if our NAT has given us another address.
+    pub(crate) fn probe_link(&self, circuit: CircuitId) {
+        let Some(link) = self.circuits.link(circuit) else {
+            return;
+        };
+        let sessions = self.sessions.lock().expect("no holder panics");
+        if let Some(conn) = sessions.links.get(&link) {
+            // A full queue means that the driver is busy with the link already.
+            let _ = conn.commands.try_send(Command::Probe);
+        }
     }
 
     /// Refuses more sessions than the limit.

@@ -41,6 +41,10 @@ const OPEN_PATH_RETRY: Duration = Duration::from_millis(100);
 /// How long a path may take to be validated.
 const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How often paths are looked at after the peer pinged from a new address.
+const QUICK_TICK: Duration = Duration::from_millis(30);
+/// For how long, in such looks.
+const QUICK_TICKS: u32 = 10;
 /// Longest wait for the peer before a punch: a wrong round trip must not stop it.
 const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
 
@@ -81,6 +85,8 @@ pub(crate) struct Driver {
     unused: (Instant, u64),
     /// The peer's candidates of the punch we asked for are being pinged.
     punching: bool,
+    /// Counters are still read often, this many times.
+    quick_ticks: u32,
     /// The link's addresses as the label table has them.
     published_link: Vec<SocketAddr>,
 }
@@ -121,6 +127,7 @@ impl Driver {
             next_tick: Instant::now(),
             unused: (Instant::now(), 0),
             punching: false,
+            quick_ticks: 0,
             published_link: Vec::new(),
         };
         driver.watch_circuit(remote);
@@ -192,9 +199,30 @@ impl Driver {
             tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
+                Found::PingedFrom(addr) => self.pinged_from(addr),
                 Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
                 Found::Reached(_) => {}
                 Found::PunchFailed => self.punch_done(false),
+            }
+        }
+    }
+
+    /// A ping from an unknown address: the peer's may have changed. The engine follows
+    /// its packets and checks them; we look often for a while what it found.
+    fn pinged_from(&mut self, addr: SocketAddr) {
+        if !is_circuit(addr) && self.paths.values().all(|open| open.remote != addr) {
+            self.quick_ticks = QUICK_TICKS;
+            self.next_tick = self.next_tick.min(Instant::now() + QUICK_TICK);
+        }
+    }
+
+    /// Lets the peer hear from wherever our NAT sends from now.
+    fn speak_up(&mut self) {
+        for (key, open) in &self.paths {
+            if !is_circuit(open.remote) {
+                self.probing.ping(*key, open.remote);
+                // Fails only for a path that is being closed.
+                let _ = open.path.ping();
             }
         }
     }
@@ -234,6 +262,7 @@ impl Driver {
                 let found = self.probing.punch(now(), self.half_rtt(), &candidates);
                 self.handle_found(found);
             }
+            Command::Probe => self.speak_up(),
             Command::CircuitEnded(circuit) => {
                 self.circuits.remove(&circuit);
                 self.agent.handle_circuit_ended(now(), circuit);
@@ -285,6 +314,9 @@ impl Driver {
                 Action::Ping(key) => {
                     if let Some(open) = self.paths.get(&key) {
                         self.probing.ping(key, open.remote);
+                        if let Some(circuit) = CircuitId::from_address(&open.remote) {
+                            self.node.probe_link(circuit);
+                        }
                     }
                 }
                 Action::Select(_) => self.apply_selection(),
@@ -429,7 +461,13 @@ impl Driver {
         }
         self.agent.handle_samples(now(), &samples);
         self.publish();
-        self.next_tick = Instant::now() + self.agent.tick();
+        let tick = if self.quick_ticks > 0 {
+            self.quick_ticks -= 1;
+            QUICK_TICK
+        } else {
+            self.agent.tick()
+        };
+        self.next_tick = Instant::now() + tick;
     }
 
     /// Closes what nobody uses.

@@ -40,6 +40,8 @@ const COMMAND_QUEUE: usize = 32;
 pub(crate) enum Command {
     /// The peer sent its candidates: ping them.
     Punch(Vec<std::net::SocketAddr>),
+    /// A circuit over this link is silent: let the peer hear from our current address.
+    Probe,
     /// A circuit that a path may run over was torn down.
     CircuitEnded(CircuitId),
 }

@@ -32,6 +32,8 @@ struct Ping {
 pub(super) enum Found {
     /// This path answers.
     Alive(PathKey),
+    /// The peer pinged from here.
+    PingedFrom(SocketAddr),
     /// The punch reached this address.
     Reached(SocketAddr),
     /// The punch failed.
@@ -101,7 +103,9 @@ impl Probing {
                 if let Some(punch) = &mut self.punch {
                     punch.handle_ping(packet.from);
                 }
-                self.drain_punch()
+                let mut found = self.drain_punch();
+                found.push(Found::PingedFrom(packet.from));
+                found
             }
             Some(Probe::Pong { nonce, .. }) => self.handle_pong(packet.from, nonce),
             None => Vec::new(),
