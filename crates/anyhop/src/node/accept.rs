@@ -166,14 +166,18 @@ impl Inner {
         recv: RecvStream,
     ) -> Result<(), StreamError> {
         let prefix = self.protocol("");
+        // Boxed but for the commonest: a task is as large as its largest branch, and
+        // copied when it is spawned.
         match name.strip_prefix(&prefix) {
             Some(protocols::MESSAGE) => self.serve_message(&conn, send, recv).await,
             Some(protocols::PING) => echo(send, recv).await,
-            Some(protocols::LOOKUP) => self.serve_lookup(send, recv).await,
-            Some(protocols::PUNCH) => punch::serve(Arc::clone(self), conn, send, recv).await,
-            Some(protocols::ATTACH) => self.serve_attach(send, recv).await,
+            Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,
+            Some(protocols::PUNCH) => {
+                Box::pin(punch::serve(Arc::clone(self), conn, send, recv)).await
+            }
+            Some(protocols::ATTACH) => Box::pin(self.serve_attach(send, recv)).await,
             Some(protocols::CIRCUIT) => {
-                circuit::serve(Arc::clone(self), conn, send, recv).await;
+                Box::pin(circuit::serve(Arc::clone(self), conn, send, recv)).await;
                 Ok(())
             }
             _ => {
