@@ -134,12 +134,11 @@ impl Fabric {
 
     /// Local addresses of the UDP sockets.
     pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
-        let sockets = [&self.v4, &self.v6];
-        sockets
-            .into_iter()
-            .flatten()
-            .filter_map(|s| s.local_addr().ok())
-            .collect()
+        self.sockets().filter_map(|s| s.local_addr().ok()).collect()
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Arc<dyn DatagramSocket>> {
+        [&self.v4, &self.v6].into_iter().flatten()
     }
 
     /// Whether this node has a socket for the address's family.
@@ -560,19 +559,15 @@ impl AsyncUdpSocket for MuxSocket {
     }
 
     fn max_receive_segments(&self) -> NonZeroUsize {
-        [&self.fabric.v4, &self.fabric.v6]
-            .into_iter()
-            .flatten()
+        self.fabric
+            .sockets()
             .map(|s| s.max_receive_segments())
             .max()
             .unwrap_or(NonZeroUsize::MIN)
     }
 
     fn may_fragment(&self) -> bool {
-        [&self.fabric.v4, &self.fabric.v6]
-            .into_iter()
-            .flatten()
-            .any(|s| s.may_fragment())
+        self.fabric.sockets().any(|s| s.may_fragment())
     }
 }
 
@@ -658,9 +653,8 @@ impl UdpSender for MuxSender {
     }
 
     fn max_transmit_segments(&self) -> NonZeroUsize {
-        [&self.fabric.v4, &self.fabric.v6]
-            .into_iter()
-            .flatten()
+        self.fabric
+            .sockets()
             .map(|s| s.max_transmit_segments())
             .min()
             .unwrap_or(NonZeroUsize::MIN)

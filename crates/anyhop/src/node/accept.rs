@@ -12,7 +12,7 @@ use super::{Inner, protocols, punch};
 use crate::{
     Incoming, ProtocolTaken, StreamError, circuit,
     engine::{self, Code, Connection, close, peer_of},
-    session::{Birth, Conn},
+    session::Conn,
     stream::{RecvStream, SendStream, code, read_protocol},
 };
 
@@ -128,12 +128,12 @@ impl Inner {
             return Err(format!("{peer}: no hello"));
         }
         let conn = self
-            .adopt(quic, peer, Birth::default())
+            .adopt(quic, peer, None)
             .ok_or("closed during the hello")?;
         let mut recv = RecvStream::new(first, conn.purpose(protocols::HELLO));
         let told = async {
             self.read_hello(&mut recv).await?;
-            self.tell_record(&conn).await
+            self.tell_record(&conn, protocols::RECORD).await
         };
         told.await.map_err(|e| e.to_string())
     }

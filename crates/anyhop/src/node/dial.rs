@@ -12,12 +12,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inner, records::Whereabouts};
+use super::{Inner, protocols, records::Whereabouts};
 use crate::{
     Attempt, DialError,
     circuit::{self, LocalCircuit},
     engine::{Code, ConnectError, Connection, close},
-    session::{Birth, Conn},
+    session::Conn,
 };
 
 /// Direct addresses tried in one dial.
@@ -91,9 +91,7 @@ impl Inner {
         let mut found = self.whereabouts(peer);
         let mut asked = 0;
         if found.relays.is_empty() {
-            // Only somebody else can tell more; what is known goes first meanwhile.
-            let lookup = self.ask_around(peer, &mut found);
-            asked = lookup.await;
+            asked = self.ask_around(peer, &mut found).await;
         }
         // The peer may have dialled us meanwhile.
         if let Some(conn) = self.working(peer) {
@@ -224,9 +222,9 @@ impl Inner {
             return Err(lost(e.to_string()));
         }
         let conn = self
-            .adopt(quic, peer, Birth { circuit })
+            .adopt(quic, peer, circuit)
             .ok_or_else(|| lost("the connection ended at once".to_owned()))?;
-        match self.say_hello(&conn).await {
+        match self.tell_record(&conn, protocols::HELLO).await {
             Ok(()) => Ok(conn),
             Err(e) => Err(lost(e.to_string())),
         }

@@ -340,20 +340,12 @@ impl Inner {
         }
     }
 
-    /// Sends the first stream of a dialled connection.
-    pub(super) async fn say_hello(&self, conn: &Conn) -> Result<(), StreamError> {
+    /// Tells a peer our record: as the hello of a dialled connection, or as its answer.
+    pub(super) async fn tell_record(&self, conn: &Conn, protocol: &str) -> Result<(), StreamError> {
         let hello = Hello {
             record: self.own_record(),
         };
-        tell(self, conn, protocols::HELLO, &hello.encode()).await
-    }
-
-    /// Answers a hello with our own record.
-    pub(super) async fn tell_record(&self, conn: &Conn) -> Result<(), StreamError> {
-        let hello = Hello {
-            record: self.own_record(),
-        };
-        tell(self, conn, protocols::RECORD, &hello.encode()).await
+        tell(self, conn, protocol, &hello.encode()).await
     }
 
     /// Reads a hello or record frame and keeps what it says about its sender.

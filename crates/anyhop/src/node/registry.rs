@@ -14,8 +14,9 @@ use anyhop_proto::{
 use super::Inner;
 use crate::{
     DialError, Event,
+    circuit::LocalCircuit,
     engine::Connection,
-    session::{Birth, Command, Conn, Driver},
+    session::{Command, Conn, Driver},
 };
 
 /// All live connections.
@@ -81,16 +82,17 @@ impl Registry {
 }
 
 impl Inner {
-    /// Makes an authenticated connection live. `None` when it is closed already.
+    /// Makes an authenticated connection live, with the circuit of ours that its handshake
+    /// ran over. `None` when it is closed already.
     pub(super) fn adopt(
         self: &Arc<Self>,
         quic: Connection,
         peer: PeerId,
-        birth: Birth,
+        circuit: Option<LocalCircuit>,
     ) -> Option<Arc<Conn>> {
         let id = self.next_link.fetch_add(1, Ordering::Relaxed);
         let (conn, commands) = Conn::new(id, peer, quic)?;
-        let driver = Driver::new(Arc::clone(self), Arc::clone(&conn), commands, birth)?;
+        let driver = Driver::new(Arc::clone(self), Arc::clone(&conn), commands, circuit)?;
         let first = {
             let mut sessions = self.sessions.lock().expect("no holder panics");
             let first = !sessions.peers.contains_key(&peer);

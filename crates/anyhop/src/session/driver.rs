@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Birth, Command, Conn, PathTable,
+    Command, Conn, PathTable,
     probing::{Found, Probing},
 };
 use crate::{
@@ -92,12 +92,13 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Takes over a connection. `None` when it is closed already.
+    /// Takes over a connection, and the circuit of ours that its handshake ran over.
+    /// `None` when it is closed already.
     pub(crate) fn new(
         node: Arc<Inner>,
         conn: Arc<Conn>,
         commands: mpsc::Receiver<Command>,
-        birth: Birth,
+        circuit: Option<LocalCircuit>,
     ) -> Option<Self> {
         // Before anything is read, so that nothing falls between.
         let events = conn.quic.path_events();
@@ -131,7 +132,7 @@ impl Driver {
             published_link: Vec::new(),
         };
         driver.watch_circuit(remote);
-        if let Some(circuit) = birth.circuit {
+        if let Some(circuit) = circuit {
             driver.circuits.insert(circuit.id, circuit);
         }
         // What the peer told during the handshake came before the events.

@@ -26,7 +26,6 @@ pub(crate) use driver::Driver;
 
 use crate::{
     PathInfo, PathKind, SessionInfo, StreamError,
-    circuit::LocalCircuit,
     engine::{self, Code, Connection, ConnectionError, close},
     node::Inner,
     stream::{Purpose, RecvStream, SendStream, encode_protocol},
@@ -324,11 +323,4 @@ impl Session {
         let current = self.node.current(self.conn.peer);
         current.unwrap_or_else(|| Arc::clone(&self.conn))
     }
-}
-
-/// What a new connection starts with.
-#[derive(Debug, Default)]
-pub(crate) struct Birth {
-    /// The circuit its handshake ran over, if we opened it.
-    pub(crate) circuit: Option<LocalCircuit>,
 }
