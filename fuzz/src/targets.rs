@@ -4,7 +4,7 @@
 use anyhop_base::{
     Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, SignedRecord,
     codec::{MAX_VARINT_LEN, put_varint, take_varint},
-    parse_quic_multiaddr, quic_multiaddr,
+    parse_multiaddr,
     record::{MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, MAX_RECORD_LEN},
 };
 use anyhop_proto::{
@@ -47,7 +47,7 @@ pub fn record_decode(data: &[u8]) -> bool {
     assert!(record.attachments.len() <= MAX_ATTACHMENTS);
     let attached = record.attachments.iter().flat_map(|a| &a.addresses);
     for address in record.addresses.iter().chain(attached) {
-        let (_, peer) = parse_quic_multiaddr(address).expect("only usable addresses are kept");
+        let (_, peer) = parse_multiaddr(address).expect("only usable addresses are kept");
         assert_eq!(peer, None);
     }
     let again = SignedRecord::decode(&signed.encode(), network(), NOW_UNIX_S);
@@ -83,7 +83,7 @@ pub fn peer_addr_text(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(Ok(addr), addr.to_string().parse(), "{text}");
-    assert_ne!(addr.addr.port(), 0);
+    assert_ne!(addr.addr.addr().port(), 0);
     true
 }
 
@@ -92,15 +92,15 @@ pub fn multiaddr_binary(data: &[u8]) -> bool {
     let Ok(multiaddr) = Multiaddr::try_from(data.to_vec()) else {
         return false;
     };
-    let Ok((addr, peer)) = parse_quic_multiaddr(&multiaddr) else {
+    let Ok((addr, peer)) = parse_multiaddr(&multiaddr) else {
         return false;
     };
-    let plain = quic_multiaddr(addr).expect("what was parsed can be dialled");
+    let plain = addr.to_multiaddr().expect("what was parsed can be dialled");
     let again = match peer {
         Some(peer) => PeerAddr { peer, addr }.to_multiaddr(),
         None => plain,
     };
-    assert_eq!(parse_quic_multiaddr(&again), Ok((addr, peer)));
+    assert_eq!(parse_multiaddr(&again), Ok((addr, peer)));
     true
 }
 

@@ -1,5 +1,5 @@
-//! Addresses of nodes: `/ip4/1.2.3.4/udp/4001/quic-v1/p2p/12D3..`, in the multiaddr
-//! format of libp2p.
+//! Addresses of nodes: `/ip4/1.2.3.4/udp/4001/quic-v1/p2p/12D3..` and, for the WebSocket
+//! carrier, `/ip4/1.2.3.4/tcp/443/wss/p2p/12D3..`, in the multiaddr format of libp2p.
 //!
 //! Every address that passes through here can be dialled: it has a port, a unicast IP
 //! address that means the same on every host, and IPv4 addresses are written as IPv4.
@@ -14,7 +14,79 @@ use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use thiserror::Error;
 
-/// A peer and a UDP address where it answers QUIC.
+/// Where a node answers, and over which carrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Endpoint {
+    /// QUIC over UDP.
+    Udp(SocketAddr),
+    /// QUIC datagrams in WebSocket messages over TCP.
+    Ws {
+        /// The TCP address.
+        addr: SocketAddr,
+        /// Whether TLS is around it (`wss`). The node's identity is proven by the
+        /// session's handshake inside either way.
+        tls: bool,
+    },
+}
+
+impl Endpoint {
+    /// The socket address, UDP or TCP.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        match *self {
+            Self::Udp(addr) | Self::Ws { addr, .. } => addr,
+        }
+    }
+
+    /// The UDP address, if it is one.
+    #[must_use]
+    pub fn udp(&self) -> Option<SocketAddr> {
+        match *self {
+            Self::Udp(addr) => Some(addr),
+            Self::Ws { .. } => None,
+        }
+    }
+
+    /// The endpoint as it is advertised and dialled.
+    ///
+    /// # Errors
+    /// When its address cannot be dialled, see [`dialable`].
+    pub fn dialable(self) -> Result<Self, AddrError> {
+        Ok(match self {
+            Self::Udp(addr) => Self::Udp(dialable(addr)?),
+            Self::Ws { addr, tls } => Self::Ws {
+                addr: dialable(addr)?,
+                tls,
+            },
+        })
+    }
+
+    /// Its multiaddr, without `/p2p/`.
+    ///
+    /// # Errors
+    /// As [`Endpoint::dialable`].
+    pub fn to_multiaddr(self) -> Result<Multiaddr, AddrError> {
+        self.dialable().map(unchecked_multiaddr)
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Udp(addr)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(addr) => addr.fmt(f),
+            Self::Ws { addr, tls: true } => write!(f, "wss://{addr}"),
+            Self::Ws { addr, tls: false } => write!(f, "ws://{addr}"),
+        }
+    }
+}
+
+/// A peer and an endpoint where it answers.
 ///
 /// The text form is the multiaddr with the `/p2p/` part. Parsing checks the address as
 /// [`dialable`] does; the fields are free, so check an address of another source with
@@ -24,16 +96,24 @@ pub struct PeerAddr {
     /// Who must answer there.
     pub peer: PeerId,
     /// Where.
-    pub addr: SocketAddr,
+    pub addr: Endpoint,
 }
 
 impl PeerAddr {
-    /// A peer at an address that can be dialled.
+    /// A peer at a UDP address that can be dialled.
     ///
     /// # Errors
     /// When it cannot, see [`dialable`].
     pub fn new(peer: PeerId, addr: SocketAddr) -> Result<Self, AddrError> {
-        let addr = dialable(addr)?;
+        Self::at(peer, Endpoint::Udp(addr))
+    }
+
+    /// A peer at an endpoint that can be dialled.
+    ///
+    /// # Errors
+    /// When it cannot, see [`dialable`].
+    pub fn at(peer: PeerId, endpoint: Endpoint) -> Result<Self, AddrError> {
+        let addr = endpoint.dialable()?;
         Ok(Self { peer, addr })
     }
 
@@ -66,7 +146,7 @@ impl TryFrom<&Multiaddr> for PeerAddr {
     type Error = AddrError;
 
     fn try_from(multiaddr: &Multiaddr) -> Result<Self, Self::Error> {
-        match parse_quic_multiaddr(multiaddr)? {
+        match parse_multiaddr(multiaddr)? {
             (addr, Some(peer)) => Ok(Self { peer, addr }),
             (_, None) => Err(AddrError::NoPeer(multiaddr.clone())),
         }
@@ -89,7 +169,7 @@ pub enum AddrError {
     },
     /// A multiaddr of a kind that is not spoken.
     #[error(
-        "{addr}: {component:?} is not understood here: only /ip4|ip6/IP/udp/PORT/quic-v1[/p2p/PEER_ID] is"
+        "{addr}: {component:?} is not understood here: only /ip4|ip6/IP/udp/PORT/quic-v1[/p2p/PEER_ID] and /ip4|ip6/IP/tcp/PORT/ws|wss[/p2p/PEER_ID] are"
     )]
     Unsupported {
         /// The whole address.
@@ -144,16 +224,15 @@ pub fn dialable(addr: SocketAddr) -> Result<SocketAddr, AddrError> {
 /// # Errors
 /// When it cannot be dialled, see [`dialable`].
 pub fn quic_multiaddr(addr: SocketAddr) -> Result<Multiaddr, AddrError> {
-    dialable(addr).map(unchecked_multiaddr)
+    Endpoint::Udp(addr).to_multiaddr()
 }
 
-/// The socket address in `/ip4/../udp/../quic-v1[/p2p/..]`, and the peer if it names one.
+/// The endpoint in `/ip4/../udp/../quic-v1[/p2p/..]` or `/ip4/../tcp/../wss[/p2p/..]`
+/// (`/tls/ws` means the same), and the peer if it names one.
 ///
 /// # Errors
 /// When it is anything else, or cannot be dialled, see [`dialable`].
-pub fn parse_quic_multiaddr(
-    multiaddr: &Multiaddr,
-) -> Result<(SocketAddr, Option<PeerId>), AddrError> {
+pub fn parse_multiaddr(multiaddr: &Multiaddr) -> Result<(Endpoint, Option<PeerId>), AddrError> {
     let unsupported = |component: Option<Protocol<'_>>| AddrError::Unsupported {
         addr: multiaddr.clone(),
         component: component.map(|c| c.to_string()).unwrap_or_default(),
@@ -164,14 +243,28 @@ pub fn parse_quic_multiaddr(
         Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
         other => return Err(unsupported(other)),
     };
-    let port = match parts.next() {
-        Some(Protocol::Udp(port)) => port,
+    let at = |port| dialable(SocketAddr::new(ip, port));
+    let is_root = |path: &str| path.is_empty() || path == "/";
+    let endpoint = match parts.next() {
+        Some(Protocol::Udp(port)) => match parts.next() {
+            Some(Protocol::QuicV1) => at(port).map(Endpoint::Udp),
+            other => return Err(unsupported(other)),
+        },
+        Some(tcp @ Protocol::Tcp(port)) => {
+            let ws = |tls| at(port).map(|addr| Endpoint::Ws { addr, tls });
+            match parts.next() {
+                Some(Protocol::Ws(path)) if is_root(&path) => ws(false),
+                Some(Protocol::Wss(path)) if is_root(&path) => ws(true),
+                Some(Protocol::Tls) => match parts.next() {
+                    Some(Protocol::Ws(path)) if is_root(&path) => ws(true),
+                    other => return Err(unsupported(other)),
+                },
+                Some(Protocol::P2p(_)) | None => return Err(unsupported(Some(tcp))),
+                other => return Err(unsupported(other)),
+            }
+        }
         other => return Err(unsupported(other)),
     };
-    match parts.next() {
-        Some(Protocol::QuicV1) => {}
-        other => return Err(unsupported(other)),
-    }
     let peer = match parts.next() {
         None => None,
         Some(Protocol::P2p(peer)) => Some(peer),
@@ -180,18 +273,23 @@ pub fn parse_quic_multiaddr(
     if let Some(extra) = parts.next() {
         return Err(unsupported(Some(extra)));
     }
-    Ok((dialable(SocketAddr::new(ip, port))?, peer))
+    Ok((endpoint?, peer))
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-fn unchecked_multiaddr(addr: SocketAddr) -> Multiaddr {
-    let addr = canonical(addr);
-    Multiaddr::from(addr.ip())
-        .with(Protocol::Udp(addr.port()))
-        .with(Protocol::QuicV1)
+fn unchecked_multiaddr(endpoint: Endpoint) -> Multiaddr {
+    let addr = canonical(endpoint.addr());
+    let ip = Multiaddr::from(addr.ip());
+    match endpoint {
+        Endpoint::Udp(_) => ip.with(Protocol::Udp(addr.port())).with(Protocol::QuicV1),
+        Endpoint::Ws { tls, .. } => ip.with(Protocol::Tcp(addr.port())).with(match tls {
+            true => Protocol::Wss("/".into()),
+            false => Protocol::Ws("/".into()),
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -219,7 +317,7 @@ mod tests {
         ] {
             let text = format!("{text}{PEER}");
             let parsed: PeerAddr = text.parse().unwrap();
-            assert_eq!(parsed.addr, addr.parse().unwrap());
+            assert_eq!(parsed.addr, Endpoint::Udp(addr.parse().unwrap()));
             assert_eq!(parsed.peer.to_string(), PEER);
             assert_eq!(parsed.to_string(), text);
             assert_eq!(PeerAddr::try_from(&parsed.to_multiaddr()), Ok(parsed));
@@ -267,7 +365,7 @@ mod tests {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.contains(advice), "{text}: {error}");
             let addr: Multiaddr = format!("/{ip}/udp/{port}/quic-v1").parse().unwrap();
-            assert!(parse_quic_multiaddr(&addr).is_err(), "{text}");
+            assert!(parse_multiaddr(&addr).is_err(), "{text}");
         }
     }
 
@@ -310,6 +408,26 @@ mod tests {
     }
 
     #[test]
+    fn websocket_addresses_round_trip_and_tls_has_two_spellings() {
+        for (text, tls) in [
+            ("/ip4/192.0.2.1/tcp/443/wss", true),
+            ("/ip6/2001:db8::1/tcp/80/ws", false),
+        ] {
+            let parsed = parse(&format!("{text}/p2p/PEER")).unwrap();
+            assert!(
+                matches!(parsed.addr, Endpoint::Ws { tls: t, .. } if t == tls),
+                "{text}"
+            );
+            assert_eq!(parsed.to_string(), format!("{text}/p2p/{PEER}"));
+        }
+        assert_eq!(
+            parse("/ip4/192.0.2.1/tcp/443/tls/ws/p2p/PEER"),
+            parse("/ip4/192.0.2.1/tcp/443/wss/p2p/PEER")
+        );
+        assert!(parse("/ip4/0.0.0.0/tcp/443/wss/p2p/PEER").is_err());
+    }
+
+    #[test]
     fn an_address_of_nobody_is_no_peer_address() {
         let error = parse("/ip4/192.0.2.1/udp/4001/quic-v1").unwrap_err();
         assert!(matches!(error, AddrError::NoPeer(_)));
@@ -326,8 +444,8 @@ mod tests {
                 if with_peer {
                     multiaddr = PeerAddr::new(peer, addr).unwrap().to_multiaddr();
                 }
-                let back = parse_quic_multiaddr(&multiaddr).unwrap();
-                prop_assert_eq!(back, (addr, with_peer.then_some(peer)));
+                let back = parse_multiaddr(&multiaddr).unwrap();
+                prop_assert_eq!(back, (Endpoint::Udp(addr), with_peer.then_some(peer)));
                 prop_assert_eq!(multiaddr.to_string().parse::<Multiaddr>().unwrap(), multiaddr);
             } else {
                 prop_assert!(quic_multiaddr(addr).is_err());

@@ -21,7 +21,7 @@ pub mod identity;
 pub mod network;
 pub mod record;
 
-pub use addr::{AddrError, PeerAddr, dialable, parse_quic_multiaddr, quic_multiaddr};
+pub use addr::{AddrError, Endpoint, PeerAddr, dialable, parse_multiaddr, quic_multiaddr};
 pub use identity::{KeyError, KeyFault, load_or_create_keypair};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use multiaddr::Multiaddr;

@@ -15,7 +15,7 @@ use prost::Message as _;
 use thiserror::Error;
 
 use crate::{
-    addr::{AddrError, parse_quic_multiaddr},
+    addr::{AddrError, parse_multiaddr},
     network::NetworkId,
 };
 
@@ -279,7 +279,7 @@ fn check_count(what: &'static str, count: usize, limit: usize) -> Result<(), Rec
 }
 
 fn check_address(address: &Multiaddr) -> Result<(), RecordError> {
-    match parse_quic_multiaddr(address) {
+    match parse_multiaddr(address) {
         Ok((_, None)) => Ok(()),
         Ok((_, Some(_))) => Err(RecordError::AddressNamesPeer(address.clone())),
         Err(e) => Err(RecordError::Address(e)),

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhop_base::PeerId;
+use anyhop_base::{Endpoint, PeerId};
 use thiserror::Error;
 
 /// The coarse class of an error: what a program decides on, and the CLI's exit code.
@@ -82,7 +82,7 @@ pub enum DialError {
         /// Who proved to be there.
         actual: PeerId,
         /// Where.
-        addr: SocketAddr,
+        addr: Endpoint,
     },
     /// Every way failed.
     #[error("cannot reach {peer}: {}", summary(attempts))]

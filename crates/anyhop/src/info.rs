@@ -13,6 +13,8 @@ pub struct NodeStatus {
     pub addresses: Vec<String>,
     /// Multiaddrs at which peers see this node, without `/p2p`.
     pub observed_addresses: Vec<String>,
+    /// What this node found out about the NATs in front of it.
+    pub nat: NatStatus,
     /// What this node forwards for others.
     pub relay: RelayStatus,
     /// Peers this node is attached to: relays it tells others to reach it through.
@@ -23,6 +25,113 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// Datagrams dropped, by reason.
     pub dropped: Vec<DropCount>,
+}
+
+/// How this node is connected to the internet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NatStatus {
+    /// Whether strangers can dial this node: `unknown`, `public` or `behind_nat`.
+    pub reachability: String,
+    /// Over IPv4; `None` without an IPv4 socket or before anything is known.
+    pub v4: Option<NatInfo>,
+    /// Over IPv6.
+    pub v6: Option<NatInfo>,
+    /// Port mappings held on gateways.
+    pub mappings: Vec<MappingInfo>,
+}
+
+/// NAT behaviour towards one address family, in the words of RFC 4787. A field is
+/// `None` until it is found out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NatInfo {
+    /// Reuse of external ports (section 4.1): `none` (no NAT),
+    /// `endpoint_independent`, `address_dependent` or `address_and_port_dependent`.
+    pub mapping: Option<String>,
+    /// Who is let in (section 5): the same words; `none` is an open host.
+    pub filtering: Option<String>,
+    /// Choice of external ports (section 4.2): `preserving`, `sequential` or `random`.
+    pub allocation: Option<String>,
+    /// Whether hosts inside reach each other at their external addresses (section 6).
+    pub hairpin: Option<bool>,
+    /// How long a mapping lives without traffic (section 4.3), seconds.
+    pub lifetime_s: Option<u64>,
+    /// NATs between this host and the internet, as far as they show.
+    pub layers: Option<u8>,
+    /// The external address, as others see it.
+    pub external: Option<String>,
+}
+
+/// A port mapping on a gateway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MappingInfo {
+    /// `pcp`, `nat_pmp` or `upnp_igd`.
+    pub protocol: String,
+    /// The mapped external address.
+    pub external: String,
+    /// Seconds until it must be renewed.
+    pub expires_s: u64,
+    /// Whether somebody outside has reached this node there; a gateway's word alone
+    /// proves nothing.
+    pub verified: bool,
+}
+
+/// A way of getting a direct path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Technique {
+    /// One side dials an address of the other.
+    Dial,
+    /// An address in the same local network.
+    Lan,
+    /// A port mapping of the peer's gateway.
+    PortMapping,
+    /// Both send at once to each other's observed addresses.
+    Punch,
+    /// The same, opened by packets that die before they reach the other NAT.
+    LowTtl,
+    /// Guessing the next port of a NAT that counts up.
+    Prediction,
+    /// Many ports on one side, many guesses on the other.
+    Birthday,
+    /// A WebSocket to the peer.
+    WebSocket,
+    /// A chain of relays.
+    Circuit,
+}
+
+/// What came of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AttemptOutcome {
+    /// It runs.
+    Running,
+    /// It led to a path.
+    Connected,
+    /// It led to none.
+    Failed,
+    /// It was not made.
+    Skipped,
+}
+
+/// One attempt to reach a peer: what `explain` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptInfo {
+    /// How.
+    pub technique: Technique,
+    /// Our end: an address, or `any`.
+    pub local: String,
+    /// The far end: an address, or the relays of a circuit, nearest first.
+    pub remote: String,
+    /// When it began, milliseconds before this was told.
+    pub started_ms_ago: u64,
+    /// How long it took; so far, if it runs.
+    pub took_ms: u64,
+    /// What came of it.
+    pub outcome: AttemptOutcome,
+    /// Why, for all but [`AttemptOutcome::Connected`]; empty for it.
+    pub reason: String,
 }
 
 /// Datagrams dropped for one reason.

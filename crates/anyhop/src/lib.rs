@@ -37,16 +37,17 @@ mod node;
 mod session;
 mod stream;
 
-pub use anyhop_base::{Keypair, Multiaddr, NetworkName, PeerAddr, PeerId};
+pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
 pub use config::{Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, RelayConfig};
 pub use error::{
     Attempt, DialError, ErrorKind, MessageError, ProtocolTaken, StartError, StreamError,
 };
 pub use info::{
-    Carrier, DropCount, NodeStatus, PathInfo, PathKind, Pong, RelayStatus, SessionInfo,
+    AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NodeStatus,
+    PathInfo, PathKind, Pong, RelayStatus, SessionInfo, Technique,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
-pub use node::{Event, Listener, Node};
+pub use node::{Connectedness, Event, Listener, Node};
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
 

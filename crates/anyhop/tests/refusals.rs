@@ -18,7 +18,7 @@ async fn dialling_a_wrong_peer_id_names_who_answered() {
     let host = world.net.public_host("a", Ipv4Addr::new(203, 0, 113, 2));
     let a = start(&host, config()).await;
     let wanted = Keypair::generate_ed25519().public().to_peer_id();
-    a.add_address(&PeerAddr::new(wanted, world.bootstrap().addr).unwrap());
+    a.add_address(&PeerAddr::at(wanted, world.bootstrap().addr).unwrap());
     match a.connect(wanted).await {
         Err(DialError::WrongPeer {
             expected, actual, ..

@@ -88,7 +88,7 @@ impl World {
         let r = start("R", &r, "on the public internet", None, report).await?;
         let relay = PeerAddr {
             peer: r.peer,
-            addr: SocketAddr::from((R_IP, PORT)),
+            addr: SocketAddr::from((R_IP, PORT)).into(),
         };
         let at = Some(relay);
         let (cone, symmetric) = (

@@ -20,6 +20,10 @@ use std::{
 };
 
 pub use noq::udp::{EcnCodepoint, RecvMeta, Transmit};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 
 /// A future that resolves when a socket may accept another datagram.
 pub type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
@@ -32,6 +36,44 @@ pub trait Host: Send + Sync + Debug + 'static {
 
     /// Addresses of this machine's interfaces that are up, loopback included.
     fn interface_addresses(&self) -> io::Result<Vec<IpAddr>>;
+
+    /// Connects over TCP.
+    fn connect_tcp(&self, addr: SocketAddr) -> ConnectTcp {
+        let _ = addr;
+        Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
+    }
+
+    /// Listens on TCP. Port 0 asks for any free port. An IPv6 socket carries IPv6 only.
+    fn listen_tcp(&self, addr: SocketAddr) -> io::Result<Box<dyn StreamListener>> {
+        let _ = addr;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// A counter that grows whenever addresses, interfaces or routes of this machine
+    /// change; `None` where that cannot be watched.
+    fn network_changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+}
+
+/// A TCP connection, or anything that reads and writes like one.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Debug + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Debug + 'static> ByteStream for T {}
+
+/// A [`ByteStream`] of some kind.
+pub type BoxStream = Box<dyn ByteStream>;
+
+/// A TCP connection being made. Dropping it gives up.
+pub type ConnectTcp = Pin<Box<dyn Future<Output = io::Result<BoxStream>> + Send>>;
+
+/// A listening TCP socket.
+pub trait StreamListener: Send + Sync + Debug + 'static {
+    /// The bound address.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// The next connection and where it comes from. One task at a time polls.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>>;
 }
 
 /// A bound UDP socket that moves batches of datagrams.
@@ -53,6 +95,14 @@ pub trait DatagramSocket: Send + Sync + Debug + 'static {
     /// destination. `WouldBlock` means nothing was sent: wait for
     /// [`writable`](Self::writable).
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()>;
+
+    /// Sends one datagram that routers drop after `ttl` hops (IPv4 TTL, IPv6 hop limit):
+    /// it opens the NATs on this side and never reaches the other's. The socket's own
+    /// TTL stays as it is. `Unsupported` where that cannot be done.
+    fn try_send_ttl(&self, transmit: &Transmit<'_>, ttl: u8) -> io::Result<()> {
+        let _ = (transmit, ttl);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Resolves when [`try_send`](Self::try_send) is worth another attempt. Any
     /// number of tasks may wait.

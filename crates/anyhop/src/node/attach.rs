@@ -1,8 +1,8 @@
 //! Staying connected to the bootstrap peers, and telling others to come through them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhop_base::{PeerAddr, PeerId};
+use anyhop_base::{Endpoint, PeerAddr, PeerId};
 use anyhop_proto::control::{Attached, MAX_CONTROL_FRAME};
 use tokio::time::{Instant, sleep};
 
@@ -44,7 +44,7 @@ impl Inner {
     }
 
     /// Attaches and waits until the link is lost.
-    async fn stay_attached(&self, conn: &Conn, addr: SocketAddr) {
+    async fn stay_attached(&self, conn: &Conn, addr: Endpoint) {
         match self.attach(conn, addr).await {
             Ok(()) => {}
             Err(e) => tracing::debug!(peer = %conn.peer, error = %e, "not attached"),
@@ -54,7 +54,7 @@ impl Inner {
     }
 
     /// The open stream is the attachment.
-    async fn attach(&self, conn: &Conn, addr: SocketAddr) -> Result<(), crate::StreamError> {
+    async fn attach(&self, conn: &Conn, addr: Endpoint) -> Result<(), crate::StreamError> {
         let protocol = self.protocol(protocols::ATTACH);
         let (_send, mut recv) = conn.open_bi(&protocol, protocols::ATTACH).await?;
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;

@@ -1,11 +1,9 @@
 //! Reaching a peer: every known way is tried, staggered, and the first that works is
 //! the session's first path. Better paths are found afterwards, by the session.
 
-use std::{
-    collections::HashMap, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use anyhop_base::PeerId;
+use anyhop_base::{Endpoint, PeerId};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -44,7 +42,7 @@ type Tried = Result<(Connection, Option<LocalCircuit>), Failure>;
 struct Failure {
     way: String,
     reason: String,
-    impostor: Option<(PeerId, SocketAddr)>,
+    impostor: Option<(PeerId, Endpoint)>,
 }
 
 impl Inner {
@@ -230,11 +228,14 @@ impl Inner {
         }
     }
 
-    async fn try_direct(&self, peer: PeerId, addr: SocketAddr) -> Tried {
+    async fn try_direct(&self, peer: PeerId, endpoint: Endpoint) -> Tried {
         let failure = |reason: String, impostor: Option<PeerId>| Failure {
-            way: format!("direct {addr}"),
+            way: format!("direct {endpoint}"),
             reason,
-            impostor: impostor.map(|actual| (actual, addr)),
+            impostor: impostor.map(|actual| (actual, endpoint)),
+        };
+        let Endpoint::Udp(addr) = endpoint else {
+            return Err(failure("WebSocket is not spoken here".to_owned(), None));
         };
         match timeout(DIRECT_TIMEOUT, self.engine.connect(addr, peer)).await {
             Ok(Ok(quic)) => Ok((quic, None)),
@@ -252,7 +253,7 @@ impl Inner {
         self: &Arc<Self>,
         peer: PeerId,
         relay: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
     ) -> Tried {
         let failure = |reason: String| Failure {
             way: format!("circuit via {relay}"),
@@ -274,7 +275,7 @@ impl Inner {
         self: &Arc<Self>,
         peer: PeerId,
         relay: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
     ) -> Result<LocalCircuit, String> {
         let link = match self.link_to(relay) {
             Some(link) => link,
@@ -291,7 +292,7 @@ impl Inner {
     pub(super) fn connect_direct<'a>(
         self: &'a Arc<Self>,
         peer: PeerId,
-        addresses: &'a [SocketAddr],
+        addresses: &'a [Endpoint],
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Conn>, DialError>> + Send + 'a>> {
         Box::pin(self.dial_direct(peer, addresses))
     }
@@ -299,7 +300,7 @@ impl Inner {
     async fn dial_direct(
         self: &Arc<Self>,
         peer: PeerId,
-        addresses: &[SocketAddr],
+        addresses: &[Endpoint],
     ) -> Result<Arc<Conn>, DialError> {
         if let Some(link) = self.link_to(peer) {
             return Ok(link);
@@ -320,11 +321,11 @@ impl Inner {
 
     /// Addresses to try: those told by hand first, then the peer's own that make sense
     /// from here.
-    fn direct_addresses(&self, found: &Whereabouts) -> Vec<SocketAddr> {
+    fn direct_addresses(&self, found: &Whereabouts) -> Vec<Endpoint> {
         let mut direct = found.direct.clone();
-        direct.retain(|addr| self.fabric.can_reach(addr));
+        direct.retain(|e| self.fabric.can_reach(&e.addr()));
         for addr in &found.told {
-            if !direct.contains(addr) && self.may_probe(addr) {
+            if !direct.contains(addr) && self.may_probe(&addr.addr()) {
                 direct.push(*addr);
             }
         }
@@ -332,7 +333,7 @@ impl Inner {
     }
 
     /// Relays that may lead to a peer, those we have links to first.
-    fn relays_towards(&self, peer: PeerId, found: &Whereabouts) -> Vec<(PeerId, Vec<SocketAddr>)> {
+    fn relays_towards(&self, peer: PeerId, found: &Whereabouts) -> Vec<(PeerId, Vec<Endpoint>)> {
         let mut relays = found.relays.clone();
         relays.retain(|(relay, _)| *relay != self.me && *relay != peer);
         relays.sort_by_key(|(relay, _)| self.link_to(*relay).is_none());

@@ -15,12 +15,14 @@ mod start;
 use std::{
     collections::HashMap,
     future::Future,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
     time::Duration,
 };
 
-use anyhop_base::{Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, quic_multiaddr};
+use anyhop_base::{
+    Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, Reachability, quic_multiaddr,
+};
 use anyhop_proto::circuit::{CircuitId, LinkId, RelayBook};
 use tokio::{
     sync::{Notify, broadcast, mpsc},
@@ -31,8 +33,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use accept::Listener;
 
 use crate::{
-    Config, DialError, Incoming, Message, MessageError, NodeStatus, PathInfo, Pong, ProtocolTaken,
-    Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError, StreamError,
+    Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, Pong,
+    ProtocolTaken, Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError,
+    StreamError,
     circuit::Circuits,
     engine::{Engine, Fabric},
     net::{Host, OsHost},
@@ -89,6 +92,46 @@ pub enum Event {
     },
     /// What this node tells others about itself changed: addresses or attachments.
     AddressesChanged,
+    /// The addresses of this machine's interfaces changed.
+    LocalAddressesChanged {
+        /// All of them now, loopback left out.
+        addresses: Vec<IpAddr>,
+    },
+    /// Whether strangers can dial this node changed.
+    ReachabilityChanged {
+        /// What it is now.
+        reachability: Reachability,
+    },
+    /// What is known about the NATs in front of this node changed.
+    NatChanged {
+        /// What is known now.
+        nat: NatStatus,
+    },
+    /// A peer's first record, or one that says something else than before.
+    PeerIdentified {
+        /// The peer.
+        peer: PeerId,
+        /// The addresses it tells.
+        addresses: Vec<Multiaddr>,
+    },
+    /// A peer is connected directly now, or only over others, or not at all.
+    PeerConnectedness {
+        /// The peer.
+        peer: PeerId,
+        /// How.
+        connectedness: Connectedness,
+    },
+}
+
+/// How a peer is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Connectedness {
+    /// There is no session.
+    NotConnected,
+    /// Over other nodes.
+    Relayed,
+    /// Over a path that is no circuit.
+    Direct,
 }
 
 /// What the tasks of a node share.
@@ -199,6 +242,19 @@ impl Inner {
         out
     }
 
+    /// What is known about the NATs in front of this node.
+    pub(crate) fn nat_status(&self) -> NatStatus {
+        NatStatus {
+            reachability: match self.reachability() {
+                Reachability::Unknown => "unknown",
+                Reachability::Public => "public",
+                Reachability::BehindNat => "behind_nat",
+            }
+            .to_owned(),
+            ..NatStatus::default()
+        }
+    }
+
     fn book(&self) -> MutexGuard<'_, records::Book> {
         self.book.lock().expect("no holder panics")
     }
@@ -275,6 +331,7 @@ impl Node {
                 .filter_map(|a| quic_multiaddr(a).ok())
                 .map(|a| a.to_string())
                 .collect(),
+            nat: inner.nat_status(),
             relay,
             attachments: inner.book().attachments().map(|p| p.to_string()).collect(),
             sessions: inner.current_conns().len(),

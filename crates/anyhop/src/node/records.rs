@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhop_base::{
-    Attachment, PeerId, Reachability, Record, SignedRecord, dialable, parse_quic_multiaddr,
+    Attachment, Endpoint, PeerId, Reachability, Record, SignedRecord, dialable, parse_multiaddr,
     quic_multiaddr,
     record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, MAX_RECORD_LEN},
 };
@@ -74,11 +74,11 @@ impl WallClock {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     records: HashMap<PeerId, SignedRecord>,
-    manual: BTreeMap<PeerId, Vec<SocketAddr>>,
+    manual: BTreeMap<PeerId, Vec<Endpoint>>,
     /// How each link's peer sees us.
     observed: BTreeMap<LinkId, SocketAddr>,
     /// Relays we keep links to, and their addresses.
-    attachments: BTreeMap<PeerId, Vec<SocketAddr>>,
+    attachments: BTreeMap<PeerId, Vec<Endpoint>>,
     own: Option<SignedRecord>,
     last_seq: u64,
 }
@@ -126,11 +126,11 @@ impl Book {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Whereabouts {
     /// Addresses to dial directly, told by hand.
-    pub(super) direct: Vec<SocketAddr>,
+    pub(super) direct: Vec<Endpoint>,
     /// Addresses to dial directly, told by the peer.
-    pub(super) told: Vec<SocketAddr>,
+    pub(super) told: Vec<Endpoint>,
     /// Relays to reach it through, with their addresses.
-    pub(super) relays: Vec<(PeerId, Vec<SocketAddr>)>,
+    pub(super) relays: Vec<(PeerId, Vec<Endpoint>)>,
     /// Whether it says it cannot be dialled directly.
     pub(super) behind_nat: bool,
 }
@@ -138,23 +138,23 @@ pub(super) struct Whereabouts {
 impl Whereabouts {
     fn add_record(&mut self, record: &Record) {
         self.behind_nat = record.reachability == Reachability::BehindNat;
-        for addr in socket_addrs(&record.addresses) {
+        for addr in endpoints(&record.addresses) {
             if !self.told.contains(&addr) {
                 self.told.push(addr);
             }
         }
         for attachment in &record.attachments {
-            self.add_relay(attachment.relay, socket_addrs(&attachment.addresses));
+            self.add_relay(attachment.relay, endpoints(&attachment.addresses));
         }
     }
 
-    fn add_direct(&mut self, addr: SocketAddr) {
+    fn add_direct(&mut self, addr: Endpoint) {
         if !self.direct.contains(&addr) {
             self.direct.push(addr);
         }
     }
 
-    fn add_relay(&mut self, relay: PeerId, addresses: Vec<SocketAddr>) {
+    fn add_relay(&mut self, relay: PeerId, addresses: Vec<Endpoint>) {
         match self.relays.iter_mut().find(|(peer, _)| *peer == relay) {
             Some((_, known)) if known.is_empty() => *known = addresses,
             Some(_) => {}
@@ -167,10 +167,10 @@ impl Whereabouts {
     }
 }
 
-fn socket_addrs(addresses: &[anyhop_base::Multiaddr]) -> Vec<SocketAddr> {
+fn endpoints(addresses: &[anyhop_base::Multiaddr]) -> Vec<Endpoint> {
     addresses
         .iter()
-        .filter_map(|a| parse_quic_multiaddr(a).ok())
+        .filter_map(|a| parse_multiaddr(a).ok())
         .map(|(addr, _)| addr)
         .collect()
 }
@@ -206,7 +206,7 @@ impl Inner {
     }
 
     /// Remembers an address told by hand.
-    pub(crate) fn remember(&self, peer: PeerId, addr: SocketAddr) {
+    pub(crate) fn remember(&self, peer: PeerId, addr: Endpoint) {
         let mut book = self.book();
         if book.manual.len() >= MAX_MANUAL_PEERS && !book.manual.contains_key(&peer) {
             book.manual.pop_first();
@@ -218,7 +218,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn set_attachment(&self, relay: PeerId, addresses: Option<Vec<SocketAddr>>) {
+    pub(super) fn set_attachment(&self, relay: PeerId, addresses: Option<Vec<Endpoint>>) {
         {
             let mut book = self.book();
             match addresses {
@@ -233,18 +233,24 @@ impl Inner {
         self.record_dirty.notify_one();
     }
 
-    /// Our record as it would be now.
-    fn make_record(&self) -> Record {
+    /// Whether strangers can dial this node, as far as it shows.
+    pub(crate) fn reachability(&self) -> Reachability {
         let observed = self.observed_addrs();
         let own = self.listen_addrs();
-        let reachability = if observed.is_empty() {
+        if observed.is_empty() {
             Reachability::Unknown
         } else if observed.iter().any(|o| own.contains(o)) {
             Reachability::Public
         } else {
             Reachability::BehindNat
-        };
-        let mut addresses = observed;
+        }
+    }
+
+    /// Our record as it would be now.
+    fn make_record(&self) -> Record {
+        let reachability = self.reachability();
+        let own = self.listen_addrs();
+        let mut addresses = self.observed_addrs();
         addresses.extend(own);
         let mut known = Vec::new();
         for multiaddr in addresses.into_iter().filter_map(|a| quic_multiaddr(a).ok()) {
@@ -265,7 +271,7 @@ impl Inner {
                     relay,
                     addresses: addrs
                         .into_iter()
-                        .filter_map(|a| quic_multiaddr(a).ok())
+                        .filter_map(|a| a.to_multiaddr().ok())
                         .take(MAX_ATTACHMENT_ADDRESSES)
                         .collect(),
                 })
