@@ -134,6 +134,15 @@ pub struct AttemptInfo {
     pub reason: String,
 }
 
+/// What is tried next to reach a peer better.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextAttempt {
+    /// How.
+    pub technique: Technique,
+    /// In how many milliseconds; 0 once it is due.
+    pub in_ms: u64,
+}
+
 /// Datagrams dropped for one reason.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DropCount {

@@ -43,11 +43,11 @@ pub use error::{
     Attempt, DialError, ErrorKind, MessageError, ProtocolTaken, StartError, StreamError,
 };
 pub use info::{
-    AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NodeStatus,
-    PathInfo, PathKind, Pong, RelayStatus, SessionInfo, Technique,
+    AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NextAttempt,
+    NodeStatus, PathInfo, PathKind, Pong, RelayStatus, SessionInfo, Technique,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
-pub use node::{Connectedness, Event, Listener, Node};
+pub use node::{Connectedness, Event, Listener, MAX_ATTEMPTS, Node};
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
 

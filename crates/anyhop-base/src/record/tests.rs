@@ -183,9 +183,11 @@ fn addresses_this_version_cannot_dial_are_left_out_and_passed_on() {
     record
         .addresses
         .push("/ip4/192.0.2.1/udp/0/quic-v1".parse().unwrap());
-    record
-        .addresses
-        .push("/ip4/192.0.2.1/udp/443/quic-v1/webtransport".parse().unwrap());
+    record.addresses.push(
+        "/ip4/192.0.2.1/udp/443/quic-v1/webtransport"
+            .parse()
+            .unwrap(),
+    );
     let bytes = sign_payload(wire::Payload::from(&record).encode_to_vec());
     let signed = decode(&bytes).unwrap();
     assert_eq!(signed.record().addresses, good);

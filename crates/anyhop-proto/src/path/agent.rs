@@ -175,6 +175,10 @@ impl Retry {
         }
     }
 
+    fn planned(&self) -> Option<Instant> {
+        self.next.filter(|_| !self.running)
+    }
+
     fn reset(&mut self) {
         self.failures = 0;
         self.next = None;
@@ -326,6 +330,20 @@ impl PathAgent {
         self.actions.pop_front()
     }
 
+    /// When a punch will be asked for; `None` when none is wanted, or one runs.
+    #[must_use]
+    pub fn next_punch(&self) -> Option<Instant> {
+        let wanted = self.role == Role::Client && self.direct_wanted && !self.has_live(true);
+        wanted.then(|| self.punch.planned())?
+    }
+
+    /// When a circuit will be asked for; `None` when none is wanted, or one is opened.
+    #[must_use]
+    pub fn next_circuit(&self) -> Option<Instant> {
+        let wanted = self.role == Role::Client && self.needs_circuit();
+        wanted.then(|| self.circuit.planned())?
+    }
+
     /// How long until counters are to be read again.
     #[must_use]
     pub fn tick(&self) -> Duration {
@@ -445,14 +463,18 @@ impl PathAgent {
         }
     }
 
+    fn has_live(&self, direct: bool) -> bool {
+        let mut paths = self.paths.values();
+        paths.any(|p| p.alive() && p.is_direct() == direct)
+    }
+
+    fn needs_circuit(&self) -> bool {
+        !self.has_live(false) && (self.standby_wanted || !self.has_live(true))
+    }
+
     fn look_for_paths(&mut self, now: Instant) {
-        let live = |direct: bool| {
-            self.paths
-                .values()
-                .any(|p| p.alive() && p.is_direct() == direct)
-        };
-        let (has_direct, has_circuit) = (live(true), live(false));
-        let needs_circuit = !has_circuit && (self.standby_wanted || !has_direct);
+        let (has_direct, has_circuit) = (self.has_live(true), self.has_live(false));
+        let needs_circuit = self.needs_circuit();
         // A punch needs a live path to agree on it.
         if self.direct_wanted && !has_direct && has_circuit && self.punch.start(now) {
             self.actions.push_back(Action::Punch);

@@ -1,7 +1,9 @@
 //! Reaching a peer: every known way is tried, staggered, and the first that works is
 //! the session's first path. Better paths are found afterwards, by the session.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
 
 use anyhop_base::{Endpoint, PeerId};
 use tokio::{
@@ -10,9 +12,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inner, protocols, records::Whereabouts};
+use super::{Attempting, Inner, protocols, records::Whereabouts};
 use crate::{
-    Attempt, DialError,
+    Attempt, DialError, Technique,
     circuit::{self, LocalCircuit},
     engine::{Code, ConnectError, Connection, close},
     session::Conn,
@@ -43,6 +45,12 @@ struct Failure {
     way: String,
     reason: String,
     impostor: Option<(PeerId, Endpoint)>,
+}
+
+impl AsRef<str> for Failure {
+    fn as_ref(&self) -> &str {
+        &self.reason
+    }
 }
 
 impl Inner {
@@ -237,7 +245,13 @@ impl Inner {
         let Endpoint::Udp(addr) = endpoint else {
             return Err(failure("WebSocket is not spoken here".to_owned(), None));
         };
-        match timeout(DIRECT_TIMEOUT, self.engine.connect(addr, peer)).await {
+        let attempt = self.attempts.begin(
+            peer,
+            self.dial_technique(&addr),
+            self.local_towards(&addr),
+            addr.to_string(),
+        );
+        let tried = match timeout(DIRECT_TIMEOUT, self.engine.connect(addr, peer)).await {
             Ok(Ok(quic)) => Ok((quic, None)),
             Ok(Err(ConnectError::WrongPeer(actual))) => {
                 Err(failure(format!("{actual} answered there"), Some(actual)))
@@ -246,10 +260,30 @@ impl Inner {
                 Err(failure(why, None))
             }
             Err(_) => Err(failure("no answer".to_owned(), None)),
-        }
+        };
+        attempt.end(&tried);
+        tried
     }
 
     async fn try_circuit(
+        self: &Arc<Self>,
+        peer: PeerId,
+        relay: PeerId,
+        addresses: &[Endpoint],
+    ) -> Tried {
+        let attempt = self.circuit_attempt(peer, relay);
+        let tried = self.handshake_over(peer, relay, addresses).await;
+        attempt.end(&tried);
+        tried
+    }
+
+    fn circuit_attempt(&self, peer: PeerId, relay: PeerId) -> Attempting {
+        let (technique, local) = (Technique::Circuit, "any".to_owned());
+        self.attempts
+            .begin(peer, technique, local, relay.to_string())
+    }
+
+    async fn handshake_over(
         self: &Arc<Self>,
         peer: PeerId,
         relay: PeerId,
@@ -268,6 +302,15 @@ impl Inner {
                 Err(failure(format!("{actual} answered there")))
             }
             Err(ConnectError::Refused(why) | ConnectError::Failed(why)) => Err(failure(why)),
+        }
+    }
+
+    /// What dialling an address is called.
+    fn dial_technique(&self, addr: &SocketAddr) -> Technique {
+        if self.is_lan(addr) {
+            Technique::Lan
+        } else {
+            Technique::Dial
         }
     }
 
@@ -353,7 +396,10 @@ impl Inner {
             let node = Arc::clone(self);
             ways.spawn(async move {
                 sleep(delay).await;
-                node.circuit_via(peer, relay, &addresses).await
+                let attempt = node.circuit_attempt(peer, relay);
+                let tried = node.circuit_via(peer, relay, &addresses).await;
+                attempt.end(&tried);
+                tried
             });
             delay += STAGGER;
         }

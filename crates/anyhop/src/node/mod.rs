@@ -5,6 +5,7 @@
 
 mod accept;
 mod attach;
+mod attempts;
 mod dial;
 mod inbox;
 pub(crate) mod punch;
@@ -31,6 +32,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use accept::Listener;
+pub use attempts::MAX_ATTEMPTS;
+pub(crate) use attempts::{AttemptLog, Attempting};
 
 use crate::{
     Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, Pong,
@@ -142,6 +145,7 @@ pub(crate) struct Inner {
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) relay: Mutex<RelayBook>,
     pub(crate) circuits: Circuits,
+    pub(crate) attempts: Arc<AttemptLog>,
     keypair: Keypair,
     network_id: NetworkId,
     host: Arc<dyn Host>,

@@ -83,6 +83,12 @@ impl Inner {
         Candidates { addresses }
     }
 
+    /// Whether an address is in a private network of ours.
+    pub(crate) fn is_lan(&self, addr: &SocketAddr) -> bool {
+        let own = self.listen_addrs();
+        is_private(addr.ip()) && own.iter().any(|o| near(o.ip(), addr.ip()))
+    }
+
     /// Whether to send to an address a peer told. A private one may belong to somebody
     /// else where we are, unless we are seen near it.
     pub(crate) fn may_probe(&self, addr: &SocketAddr) -> bool {

@@ -48,6 +48,7 @@ pub(super) fn start(
         fabric,
         relay: Mutex::new(RelayBook::new(me, relay)),
         circuits: crate::circuit::Circuits::default(),
+        attempts: Arc::default(),
         keypair,
         network_id,
         host,

@@ -26,10 +26,10 @@ use super::{
     probing::{Found, Probing},
 };
 use crate::{
-    Carrier, Event, PathInfo, PathKind,
+    Carrier, Event, PathInfo, PathKind, Technique,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
-    node::{Inner, punch},
+    node::{Attempting, Inner, punch},
 };
 
 /// An unused, superseded connection lives this long, for streams on their way.
@@ -54,7 +54,7 @@ enum Job {
     /// The peer's candidates, or why there are none.
     Candidates(Result<Vec<SocketAddr>, String>),
     /// A direct path was opened, or not.
-    DirectPath(Result<(), String>),
+    DirectPath(Result<SocketAddr, String>),
     /// A circuit and its path were opened, or not.
     CircuitPath(Result<LocalCircuit, String>),
 }
@@ -85,6 +85,8 @@ pub(crate) struct Driver {
     unused: (Instant, u64),
     /// The peer's candidates of the punch we asked for are being pinged.
     punching: bool,
+    /// The same in the log of attempts.
+    attempt: Option<Attempting>,
     /// Counters are still read often, this many times.
     quick_ticks: u32,
     /// The link's addresses as the label table has them.
@@ -128,6 +130,7 @@ impl Driver {
             next_tick: Instant::now(),
             unused: (Instant::now(), 0),
             punching: false,
+            attempt: None,
             quick_ticks: 0,
             published_link: Vec::new(),
         };
@@ -202,8 +205,9 @@ impl Driver {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
                 Found::PingedFrom(addr) => self.pinged_from(addr),
                 Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
-                Found::Reached(_) => {}
-                Found::PunchFailed => self.punch_done(false),
+                // The client opens the path.
+                Found::Reached(addr) => self.punch_done(&Ok(addr)),
+                Found::PunchFailed => self.punch_done(&Err("no answer".to_owned())),
             }
         }
     }
@@ -228,10 +232,41 @@ impl Driver {
         }
     }
 
-    fn punch_done(&mut self, success: bool) {
-        if std::mem::take(&mut self.punching) {
-            self.agent.handle_punch_done(now(), success);
+    fn punch_done(&mut self, result: &Result<SocketAddr, String>) {
+        match (result, self.attempt.take()) {
+            (Ok(addr), Some(attempt)) => attempt.connected(*addr),
+            (Err(_), Some(attempt)) => attempt.end(result),
+            (_, None) => {}
         }
+        if std::mem::take(&mut self.punching) {
+            self.agent.handle_punch_done(now(), result.is_ok());
+        }
+    }
+
+    /// Notes a punch towards these addresses, for those who ask what was tried.
+    fn punch_begins(&mut self, remotes: &[SocketAddr]) {
+        let (log, peer) = (&self.node.attempts, self.conn.peer);
+        let Some(first) = remotes.first() else {
+            let reason = "the peer has no address that can be probed from here";
+            log.skip(peer, Technique::Punch, "none".to_owned(), reason);
+            return;
+        };
+        let local = self.node.local_towards(first);
+        let remotes: Vec<_> = remotes.iter().map(ToString::to_string).collect();
+        let attempt = log.begin(peer, Technique::Punch, local, remotes.join(", "));
+        self.attempt = Some(attempt);
+    }
+
+    /// Tells what will be tried without being asked.
+    fn publish_plan(&self) {
+        let plan = [
+            (Technique::Punch, self.agent.next_punch()),
+            (Technique::Circuit, self.agent.next_circuit()),
+        ];
+        let planned = plan
+            .into_iter()
+            .filter_map(|(technique, at)| Some((technique, Instant::from_std(at?))));
+        self.node.attempts.plan(self.conn.peer, planned);
     }
 
     fn handle_event(&mut self, event: Option<PathEvent>) {
@@ -260,6 +295,7 @@ impl Driver {
         match command {
             Command::Punch(candidates) => {
                 let candidates = self.reachable(&candidates);
+                self.punch_begins(&candidates);
                 let found = self.probing.punch(now(), self.half_rtt(), &candidates);
                 self.handle_found(found);
             }
@@ -276,14 +312,15 @@ impl Driver {
         match job {
             Job::Candidates(Ok(candidates)) => {
                 let candidates = self.reachable(&candidates);
+                self.punch_begins(&candidates);
                 let found = self.probing.punch(now(), Duration::ZERO, &candidates);
                 self.handle_found(found);
             }
             Job::Candidates(Err(reason)) | Job::DirectPath(Err(reason)) => {
                 tracing::debug!(peer = %self.conn.peer, reason, "no direct path");
-                self.punch_done(false);
+                self.punch_done(&Err(reason));
             }
-            Job::DirectPath(Ok(())) => self.punch_done(true),
+            Job::DirectPath(Ok(addr)) => self.punch_done(&Ok(addr)),
             Job::CircuitPath(Ok(circuit)) => {
                 self.circuits.insert(circuit.id, circuit);
                 self.agent.handle_circuit_done(now(), true);
@@ -501,7 +538,7 @@ impl Driver {
     fn open_direct(&mut self, addr: SocketAddr) {
         let conn = Arc::clone(&self.conn);
         self.jobs
-            .spawn(async move { Job::DirectPath(open_path(&conn, addr).await) });
+            .spawn(async move { Job::DirectPath(open_path(&conn, addr).await.map(|()| addr)) });
     }
 
     fn start_circuit(&mut self) {
@@ -554,6 +591,7 @@ impl Driver {
         paths.sort_by_key(|p| !p.selected);
         let stalled = self.agent.stalled();
         self.conn.paths.send_replace(PathTable { paths, stalled });
+        self.publish_plan();
         let addresses = self.link_addresses();
         if addresses != self.published_link {
             self.node.set_link(self.conn.id, addresses.clone());
