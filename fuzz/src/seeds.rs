@@ -1,7 +1,10 @@
 //! Valid inputs for the targets to start from.
 
+use std::net::SocketAddr;
+
 use anyhop_base::{
-    Attachment, Keypair, Multiaddr, PeerAddr, PeerId, Reachability, Record, quic_multiaddr,
+    Attachment, Endpoint, Keypair, Multiaddr, PeerAddr, PeerId, Reachability, Record,
+    quic_multiaddr,
 };
 use anyhop_proto::{
     circuit::{Answer as CircuitAnswer, Open, Refusal, RefusalReason},
@@ -23,13 +26,24 @@ fn peer(seed: u8) -> PeerId {
 }
 
 fn address(text: &str) -> Multiaddr {
-    let addr = text.parse().expect("an address is written out here");
-    quic_multiaddr(addr).expect("and can be dialled")
+    quic_multiaddr(socket(text)).expect("and can be dialled")
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().expect("an address is written out here")
 }
 
 fn peer_addr(text: &str) -> PeerAddr {
-    let addr = text.parse().expect("an address is written out here");
-    PeerAddr::new(peer(2), addr).expect("and can be dialled")
+    PeerAddr::new(peer(2), socket(text)).expect("and can be dialled")
+}
+
+/// The same peer over WebSocket, without TLS and with it.
+fn websocket_addrs() -> [PeerAddr; 2] {
+    [(V4, false), (V6, true)].map(|(text, tls)| {
+        let addr = socket(text);
+        let endpoint = Endpoint::Ws { addr, tls };
+        PeerAddr::at(peer(2), endpoint).expect("and can be dialled")
+    })
 }
 
 /// The content of one of our own frames.
@@ -77,12 +91,15 @@ pub(crate) fn record_payloads() -> Vec<Vec<u8>> {
 
 pub(crate) fn address_texts() -> Vec<Vec<u8>> {
     let text = |addr| peer_addr(addr).to_string().into_bytes();
-    vec![text(V4), text(V6)]
+    let websockets = websocket_addrs().map(|addr| addr.to_string().into_bytes());
+    [text(V4), text(V6)].into_iter().chain(websockets).collect()
 }
 
 pub(crate) fn binary_addresses() -> Vec<Vec<u8>> {
     let with_peer = |addr| peer_addr(addr).to_multiaddr().to_vec();
-    vec![with_peer(V4), with_peer(V6), address(V4).to_vec()]
+    let websockets = websocket_addrs().map(|addr| addr.to_multiaddr().to_vec());
+    let udp = [with_peer(V4), with_peer(V6), address(V4).to_vec()];
+    udp.into_iter().chain(websockets).collect()
 }
 
 pub(crate) fn varints() -> Vec<Vec<u8>> {
@@ -93,7 +110,7 @@ pub(crate) fn varints() -> Vec<Vec<u8>> {
 pub(crate) fn control_contents() -> Vec<Vec<u8>> {
     let record = signed_records().remove(1);
     let candidates = Candidates {
-        addresses: vec![peer_addr(V4).addr, peer_addr(V6).addr],
+        addresses: vec![socket(V4), socket(V6)],
     };
     let frames = [
         Query { peer: peer(3) }.encode(),
@@ -141,7 +158,7 @@ pub(crate) fn udp_payloads() -> Vec<Vec<u8>> {
     let ping = peer_keys.seal(Probe::Ping { nonce: 1 });
     let pong = peer_keys.seal(Probe::Pong {
         nonce: 2,
-        observed: peer_addr(V6).addr,
+        observed: socket(V6),
     });
     let mut circuit = Label::from_bits(9).header().to_vec();
     circuit.extend_from_slice(b"datagram");
