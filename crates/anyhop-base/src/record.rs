@@ -79,6 +79,18 @@ pub enum Reachability {
     BehindNat,
 }
 
+impl Reachability {
+    /// Its name in reports: `unknown`, `public` or `behind_nat`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Public => "public",
+            Self::BehindNat => "behind_nat",
+        }
+    }
+}
+
 impl Record {
     /// Signs the record for a network.
     ///
@@ -105,6 +117,17 @@ impl Record {
         };
         check_len(signed.envelope.encoded_len())?;
         Ok(signed)
+    }
+
+    /// Whether two records differ in nothing but their time.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let timeless = |record: &Self| Self {
+            seq: 0,
+            expires_unix_s: 0,
+            ..record.clone()
+        };
+        timeless(self) == timeless(other)
     }
 
     fn check(&self) -> Result<(), RecordError> {

@@ -6,6 +6,7 @@
 //! client    a command's connection       frame   frames on upgraded connections
 //! daemon    the other end of it          api     what travels between them
 //! state     the state directory          error   codes, exit codes, hints
+//! words     NATs in words
 //! ```
 
 mod api;
@@ -18,6 +19,7 @@ mod frame;
 mod output;
 mod spec;
 mod state;
+mod words;
 
 use std::process::ExitCode;
 

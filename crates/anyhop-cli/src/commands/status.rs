@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhop::NodeStatus;
 
 use super::Context;
-use crate::error::CliError;
+use crate::{error::CliError, words};
 
 pub(super) async fn run(context: &Context) -> Result<(), CliError> {
     let status: NodeStatus = context.client().get("/v1/status").await?;
@@ -23,6 +23,7 @@ fn text(s: &NodeStatus) -> String {
     list("addresses", &s.addresses);
     list("seen at", &s.observed_addresses);
     list("attached to", &s.attachments);
+    list("nat", &words::nat_lines(&s.nat));
     let relay = if s.relay.enabled {
         format!(
             "{} circuits, {} bytes forwarded",

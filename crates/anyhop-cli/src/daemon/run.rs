@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, sync::Arc, time::Duration};
 
-use anyhop::{Config, Event, Node, PeerAddr};
+use anyhop::{Config, Connectedness, Event, Node, PeerAddr, Reachability};
 use anyhop_os::{LockError, StateDirLock};
 use serde_json::{Value, json};
 use tokio::{
@@ -191,6 +191,25 @@ fn event_json(event: &Event) -> Option<Value> {
             json!({"event": "path_lost", "peer_id": peer.to_base58(), "path": path, "reason": reason})
         }
         Event::AddressesChanged => json!({"event": "addresses_changed"}),
+        Event::LocalAddressesChanged { addresses } => {
+            json!({"event": "local_addresses_changed", "addresses": addresses})
+        }
+        Event::ReachabilityChanged { reachability } => {
+            json!({"event": "reachability_changed", "reachability": reachability.as_str()})
+        }
+        Event::NatChanged { nat } => json!({"event": "nat_changed", "nat": nat}),
+        Event::PeerIdentified { peer, addresses } => {
+            json!({"event": "peer_identified", "peer_id": peer.to_base58(), "addresses": addresses})
+        }
+        Event::PeerConnectedness {
+            peer,
+            connectedness,
+        } => json!({
+            "event": "peer_connectedness",
+            "peer_id": peer.to_base58(),
+            "connectedness": connectedness,
+        }),
+        // A library that is newer than this program.
         _ => return None,
     })
 }
@@ -209,6 +228,35 @@ fn event_text(event: &Event) -> String {
             )
         }
         Event::AddressesChanged => "this node's addresses changed".to_owned(),
+        Event::LocalAddressesChanged { addresses } => {
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            format!("this host has these addresses now: {}", addresses.join(" "))
+        }
+        Event::ReachabilityChanged { reachability } => match reachability {
+            Reachability::Unknown => "whether strangers can dial this node is unknown",
+            Reachability::Public => "strangers can dial this node",
+            Reachability::BehindNat => "strangers cannot dial this node: a NAT keeps them out",
+        }
+        .to_owned(),
+        Event::NatChanged { nat } => crate::words::nat_lines(nat).join("; "),
+        Event::PeerIdentified { peer, addresses } => {
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            match addresses.is_empty() {
+                true => format!("{peer} tells no address"),
+                false => format!("{peer} tells that it is at {}", addresses.join(" ")),
+            }
+        }
+        Event::PeerConnectedness {
+            peer,
+            connectedness,
+        } => {
+            let how = match connectedness {
+                Connectedness::NotConnected => "is not connected",
+                Connectedness::Relayed => "is connected over others",
+                Connectedness::Direct => "is connected directly",
+            };
+            format!("{peer} {how}")
+        }
         other => format!("{other:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! `connect`, `path`, `peers`, `ping`: who is reached, how, and why not.
 
-use crate::harness::{Daemon, absent_peer, string};
+use crate::harness::{Daemon, Running, absent_peer, anyhop, run, string};
 
 #[test]
 fn ping_tells_round_trip_kind_and_hops() {
@@ -154,7 +154,46 @@ fn sessions_are_told_as_events() {
     let a = Daemon::start(&[]);
     let b = Daemon::start(&[]);
     b.command(&["connect", &a.addresses[0]]).ok();
-    assert!(a.events.until("session_opened").contains(&b.peer_id));
+    let next = |event: &str| {
+        let line = a.events.until(event);
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(string(&value["peer_id"]), b.peer_id);
+        value
+    };
+    next("session_opened");
+    assert_eq!(next("peer_connectedness")["connectedness"], "direct");
+    let identified = next("peer_identified");
+    let port = b.addresses[0].split('/').nth(4).expect("a port");
+    assert!(identified["addresses"].to_string().contains(port));
+    let id = b.peer_id.clone();
     b.stop();
-    assert!(a.events.until("session_closed").contains("reason"));
+    let closed = a.events.until("session_closed");
+    assert!(closed.contains("reason") && closed.contains(&id));
+    assert!(
+        a.events
+            .until("peer_connectedness")
+            .contains("not_connected")
+    );
+}
+
+#[test]
+fn what_a_node_sees_is_told_in_words_to_people_who_ask() {
+    let a = Daemon::start(&[]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let up = ["up", "-v", "--listen", "127.0.0.1:0", "--bootstrap"];
+    let mut b = Running::start(anyhop(dir.path()).args(up).arg(&a.addresses[0]));
+    let told = b.stderr_lines();
+    for words in [
+        "opened",
+        "is connected directly",
+        "tells that it is at /ip4",
+    ] {
+        assert!(told.until(words).contains(&a.peer_id), "{words}");
+    }
+    let status = run(anyhop(dir.path()).arg("status")).ok();
+    assert!(status.text().contains("\nnat "), "{status:?}");
+    assert!(
+        status.text().contains("strangers can dial this node"),
+        "{status:?}"
+    );
 }

@@ -25,6 +25,7 @@ use anyhop_base::{
     Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, Reachability, quic_multiaddr,
 };
 use anyhop_proto::circuit::{CircuitId, LinkId, RelayBook};
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, broadcast, mpsc},
     time::Instant,
@@ -36,9 +37,9 @@ pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
 
 use crate::{
-    Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, Pong,
-    ProtocolTaken, Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError,
-    StreamError,
+    Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, PathKind,
+    Pong, ProtocolTaken, Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo,
+    StartError, StreamError,
     circuit::Circuits,
     engine::{Engine, Fabric},
     net::{Host, OsHost},
@@ -110,14 +111,17 @@ pub enum Event {
         /// What is known now.
         nat: NatStatus,
     },
-    /// A peer's first record, or one that says something else than before.
+    /// The first record of a peer since its session was opened, or one that says something
+    /// else than before. It comes after [`SessionOpened`](Self::SessionOpened).
     PeerIdentified {
         /// The peer.
         peer: PeerId,
         /// The addresses it tells.
         addresses: Vec<Multiaddr>,
     },
-    /// A peer is connected directly now, or only over others, or not at all.
+    /// New data to a peer goes over a direct path now, or over others, or nowhere. It
+    /// follows [`SessionOpened`](Self::SessionOpened) and
+    /// [`SessionClosed`](Self::SessionClosed), and says nothing twice in a row.
     PeerConnectedness {
         /// The peer.
         peer: PeerId,
@@ -127,7 +131,8 @@ pub enum Event {
 }
 
 /// How a peer is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Connectedness {
     /// There is no session.
     NotConnected,
@@ -135,6 +140,15 @@ pub enum Connectedness {
     Relayed,
     /// Over a path that is no circuit.
     Direct,
+}
+
+impl From<PathKind> for Connectedness {
+    fn from(kind: PathKind) -> Self {
+        match kind {
+            PathKind::Direct => Self::Direct,
+            PathKind::Circuit => Self::Relayed,
+        }
+    }
 }
 
 /// What the tasks of a node share.
@@ -249,12 +263,7 @@ impl Inner {
     /// What is known about the NATs in front of this node.
     pub(crate) fn nat_status(&self) -> NatStatus {
         NatStatus {
-            reachability: match self.reachability() {
-                Reachability::Unknown => "unknown",
-                Reachability::Public => "public",
-                Reachability::BehindNat => "behind_nat",
-            }
-            .to_owned(),
+            reachability: self.reachability().as_str().to_owned(),
             ..NatStatus::default()
         }
     }

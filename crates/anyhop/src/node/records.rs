@@ -102,12 +102,14 @@ impl Book {
         seen
     }
 
-    fn insert(&mut self, record: SignedRecord) {
+    /// Keeps a record that is newer than what is known. True when it says something else.
+    fn insert(&mut self, record: SignedRecord) -> bool {
         let peer = record.record().peer;
         let known = self.records.get(&peer);
         if known.is_some_and(|k| !record.is_newer_than(k)) {
-            return;
+            return false;
         }
+        let news = known.is_none_or(|k| !k.record().says_the_same(record.record()));
         if known.is_none() && self.records.len() >= MAX_RECORDS {
             let soonest = self
                 .records
@@ -119,6 +121,7 @@ impl Book {
             }
         }
         self.records.insert(peer, record);
+        news
     }
 }
 
@@ -297,9 +300,7 @@ impl Inner {
             let same = book.own.as_ref().is_some_and(|own| {
                 let own = own.record();
                 let fresh = own.expires_unix_s > now_ms / 1000 + RECORD_LIFETIME_S / 2;
-                let mut as_if = record.clone();
-                (as_if.seq, as_if.expires_unix_s) = (own.seq, own.expires_unix_s);
-                fresh && as_if == *own
+                fresh && record.says_the_same(own)
             });
             if same {
                 return None;
@@ -372,7 +373,8 @@ impl Inner {
         match SignedRecord::decode(bytes, self.network_id, self.now_unix_s()) {
             Ok(signed) => {
                 let record = signed.record().clone();
-                self.book().insert(signed);
+                let news = self.book().insert(signed);
+                self.tell_identified(&record, news);
                 Some(record)
             }
             Err(e) => {

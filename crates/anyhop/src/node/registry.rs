@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use anyhop_base::PeerId;
+use anyhop_base::{PeerId, Record};
 use anyhop_proto::{
     circuit::{CircuitId, LinkId},
     session::{Candidate, Keep, arbitrate},
@@ -13,7 +13,7 @@ use anyhop_proto::{
 
 use super::Inner;
 use crate::{
-    DialError, Event,
+    Connectedness, DialError, Event,
     circuit::LocalCircuit,
     engine::Connection,
     session::{Command, Conn, Driver},
@@ -31,6 +31,21 @@ struct Entry {
     current: Arc<Conn>,
     /// Superseded connections whose streams still run.
     others: Vec<Arc<Conn>>,
+    /// As it was told last.
+    connectedness: Connectedness,
+    /// Whether a record of the peer was told since the session was opened.
+    identified: bool,
+}
+
+impl Entry {
+    /// How the peer is connected, if that is another way than was told last.
+    fn connectedness_change(&mut self) -> Option<Connectedness> {
+        let table = self.current.paths.borrow();
+        // While no path is selected, the last one may live again.
+        let selected = table.paths.iter().find(|p| p.selected)?;
+        let now = Connectedness::from(selected.kind);
+        (std::mem::replace(&mut self.connectedness, now) != now).then_some(now)
+    }
 }
 
 impl Registry {
@@ -40,6 +55,8 @@ impl Registry {
             let entry = Entry {
                 current: Arc::clone(conn),
                 others: Vec::new(),
+                connectedness: Connectedness::NotConnected,
+                identified: false,
             };
             self.peers.insert(conn.peer, entry);
             return;
@@ -93,14 +110,15 @@ impl Inner {
         let id = self.next_link.fetch_add(1, Ordering::Relaxed);
         let (conn, commands) = Conn::new(id, peer, quic)?;
         let driver = Driver::new(Arc::clone(self), Arc::clone(&conn), commands, circuit)?;
-        let first = {
+        {
             let mut sessions = self.sessions.lock().expect("no holder panics");
             let first = !sessions.peers.contains_key(&peer);
             sessions.insert(&conn, self.me);
-            first
-        };
-        if first {
-            self.emit(Event::SessionOpened { peer });
+            // Under the lock, as all events of sessions, so that they come in order.
+            if first {
+                self.emit(Event::SessionOpened { peer });
+            }
+            self.tell_connectedness(&mut sessions, peer);
         }
         self.session_changed.notify_waiters();
         // Not cancelled on stop: it ends with its connection, which the stop closes.
@@ -110,23 +128,59 @@ impl Inner {
 
     /// A connection's driver has ended.
     pub(crate) fn conn_ended(&self, conn: &Conn, reason: &str) {
-        let last = {
+        {
             let mut sessions = self.sessions.lock().expect("no holder panics");
-            sessions.remove(conn)
-        };
+            let (peer, last) = (conn.peer, sessions.remove(conn));
+            if last {
+                let reason = reason.to_owned();
+                self.emit(Event::SessionClosed { peer, reason });
+                let connectedness = Connectedness::NotConnected;
+                self.emit(Event::PeerConnectedness {
+                    peer,
+                    connectedness,
+                });
+            } else {
+                self.tell_connectedness(&mut sessions, peer);
+            }
+        }
         self.fabric
             .switch
             .write()
             .expect("no holder panics")
             .remove_link(conn.id);
         self.forget_observation(conn.id);
-        if last {
-            self.emit(Event::SessionClosed {
-                peer: conn.peer,
-                reason: reason.to_owned(),
+        self.session_changed.notify_waiters();
+    }
+
+    /// A connection has other paths, or selects another one.
+    pub(crate) fn paths_changed(&self, conn: &Conn) {
+        let mut sessions = self.sessions.lock().expect("no holder panics");
+        self.tell_connectedness(&mut sessions, conn.peer);
+    }
+
+    fn tell_connectedness(&self, sessions: &mut Registry, peer: PeerId) {
+        let entry = sessions.peers.get_mut(&peer);
+        if let Some(connectedness) = entry.and_then(Entry::connectedness_change) {
+            self.emit(Event::PeerConnectedness {
+                peer,
+                connectedness,
             });
         }
-        self.session_changed.notify_waiters();
+    }
+
+    /// A peer's record was read; `changed` when it says something new. Told only of peers
+    /// with a session: others are merely known of.
+    pub(super) fn tell_identified(&self, record: &Record, changed: bool) {
+        let mut sessions = self.sessions.lock().expect("no holder panics");
+        let Some(entry) = sessions.peers.get_mut(&record.peer) else {
+            return;
+        };
+        if !std::mem::replace(&mut entry.identified, true) || changed {
+            self.emit(Event::PeerIdentified {
+                peer: record.peer,
+                addresses: record.addresses.clone(),
+            });
+        }
     }
 
     /// The connection that carries a peer's session.

@@ -591,6 +591,7 @@ impl Driver {
         paths.sort_by_key(|p| !p.selected);
         let stalled = self.agent.stalled();
         self.conn.paths.send_replace(PathTable { paths, stalled });
+        self.node.paths_changed(&self.conn);
         self.publish_plan();
         let addresses = self.link_addresses();
         if addresses != self.published_link {
