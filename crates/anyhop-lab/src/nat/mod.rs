@@ -5,7 +5,10 @@
 //! external source; one that arrives goes through [`Nat::inbound`], which answers
 //! the internal destination if there is a mapping and the filter lets it in.
 //! Mappings live for [`NatConfig::lifetime`] after the last *outbound* datagram
-//! (RFC 4787 REQ-6); what comes in does not refresh them.
+//! (RFC 4787 REQ-6); what comes in refreshes them only if it is told to.
+//!
+//! As a firewall for IPv6 it maps each address to itself. Port mappings that were asked
+//! for ([`Nat::map`]) let everybody in and serve what leaves from there too (RFC 6887).
 //!
 //! It has no clock and no entropy of its own: time is an argument, randomness a seed.
 
@@ -13,12 +16,12 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Filtering, Mapping, NatConfig, PortAllocation};
+pub use config::{Filtering, Mapping, NatConfig, Passage, PortAllocation, PortMapping};
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -52,6 +55,21 @@ pub enum NatDrop {
     Filtered,
 }
 
+/// Why a NAT refused a port mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MapRefused {
+    /// It offers none.
+    #[error("the gateway offers no port mappings")]
+    Unsupported,
+    /// The table or the port range is full.
+    #[error("the gateway has no room for another mapping")]
+    TableFull,
+    /// It has no external address of the family.
+    #[error("the gateway has no external address of the family")]
+    NoAddress,
+}
+
 /// What a mapping or a filter entry is bound to on the remote side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Remote {
@@ -82,8 +100,18 @@ pub struct Nat {
     rng: StdRng,
     /// Where sequential allocation goes on.
     next_port: u16,
+    /// Until when the ports that others opened are counted in `next_port`.
+    counted_to: Option<Instant>,
     bindings: BTreeMap<Key, Binding>,
     by_external: BTreeMap<SocketAddr, Key>,
+    /// Port mappings that were asked for, by external address.
+    requested: BTreeMap<SocketAddr, Requested>,
+}
+
+#[derive(Debug)]
+struct Requested {
+    internal: SocketAddr,
+    expires: Instant,
 }
 
 impl Nat {
@@ -95,8 +123,10 @@ impl Nat {
             config,
             external: external.to_vec(),
             rng: StdRng::seed_from_u64(seed),
+            counted_to: None,
             bindings: BTreeMap::new(),
             by_external: BTreeMap::new(),
+            requested: BTreeMap::new(),
         }
     }
 
@@ -116,7 +146,26 @@ impl Nat {
     pub fn reset(&mut self) {
         self.bindings.clear();
         self.by_external.clear();
+        self.requested.clear();
         self.next_port = *self.config.ports.start();
+    }
+
+    /// Changes the external addresses; all mappings are forgotten.
+    pub fn renumber(&mut self, external: &[IpAddr]) {
+        self.external = external.to_vec();
+        self.reset();
+    }
+
+    /// What becomes of datagrams from an address inside.
+    #[must_use]
+    pub fn passage(&self, inside: IpAddr) -> Passage {
+        if inside.is_ipv6() && self.config.ipv6_firewall.is_some() {
+            Passage::Untranslated
+        } else if self.address_for(inside).is_some() {
+            Passage::Translated
+        } else {
+            Passage::Blocked
+        }
     }
 
     /// Live mappings.
@@ -134,20 +183,15 @@ impl Nat {
         src: SocketAddr,
         dst: SocketAddr,
     ) -> Result<SocketAddr, NatDrop> {
-        let ip = self.address_for(dst.ip()).ok_or(NatDrop::NoAddress)?;
         if !self.config.hairpin && self.external.contains(&dst.ip()) {
             return Err(NatDrop::NoHairpin);
         }
-        let key = Key {
-            internal: src,
-            remote: match self.config.mapping {
-                Mapping::EndpointIndependent => Remote::Any,
-                Mapping::AddressDependent => Remote::Address(dst.ip()),
-                Mapping::AddressAndPortDependent => Remote::Endpoint(dst),
-            },
-        };
+        if let Some(external) = self.requested_for(now, src) {
+            return Ok(external);
+        }
+        let key = self.key(src, dst);
         if self.bindings.get(&key).is_none_or(|b| b.expires <= now) {
-            self.bind(now, key, ip)?;
+            self.bind(now, key)?;
         }
         let expires = now + self.config.lifetime;
         let admit = self.admission(dst);
@@ -160,38 +204,115 @@ impl Nat {
         Ok(binding.external)
     }
 
+    /// Whether a datagram from inside would need no new mapping.
+    #[must_use]
+    pub fn is_mapped(&self, now: Instant, src: SocketAddr, dst: SocketAddr) -> bool {
+        let binding = self.bindings.get(&self.key(src, dst));
+        binding.is_some_and(|b| b.expires > now) || self.requested_for(now, src).is_some()
+    }
+
+    /// Makes, renews or (with a lifetime of zero) removes a mapping that a host inside
+    /// asked for. `wanted` is the external port, 0 for any; another is given if it is
+    /// taken.
+    ///
+    /// # Errors
+    /// If the box offers none or has no room. A [lying](PortMapping::Lying) box answers
+    /// as an honest one.
+    pub fn map(
+        &mut self,
+        now: Instant,
+        internal: SocketAddr,
+        wanted: u16,
+        lifetime: Duration,
+    ) -> Result<SocketAddr, MapRefused> {
+        if self.config.port_mapping == PortMapping::Unsupported {
+            return Err(MapRefused::Unsupported);
+        }
+        let ip = self
+            .address_for(internal.ip())
+            .ok_or(MapRefused::NoAddress)?;
+        self.requested.retain(|_, r| r.expires > now);
+        let old = self.requested_for(now, internal);
+        let external = match old {
+            Some(external) => external,
+            None if wanted != 0 && self.is_free(ip, wanted) => SocketAddr::new(ip, wanted),
+            None => {
+                let port = self.first_free(ip, internal.port());
+                SocketAddr::new(ip, port.ok_or(MapRefused::TableFull)?)
+            }
+        };
+        if lifetime.is_zero() {
+            self.requested.remove(&external);
+        } else if self.config.port_mapping == PortMapping::Honest {
+            if old.is_none() && self.requested.len() >= self.config.max_mappings {
+                return Err(MapRefused::TableFull);
+            }
+            let expires = now + lifetime;
+            self.requested
+                .insert(external, Requested { internal, expires });
+        }
+        Ok(external)
+    }
+
     /// Takes a datagram from outside, addressed to one of the box's external
     /// addresses, and answers the internal destination.
     pub fn inbound(
-        &self,
+        &mut self,
         now: Instant,
         src: SocketAddr,
         dst: SocketAddr,
     ) -> Result<SocketAddr, NatDrop> {
+        if let Some(requested) = self.requested.get(&dst).filter(|r| r.expires > now) {
+            return Ok(requested.internal);
+        }
         let key = self.by_external.get(&dst).ok_or(NatDrop::NoMapping)?;
+        let remote = self.admission(src);
         let binding = self
             .bindings
-            .get(key)
+            .get_mut(key)
             .filter(|b| b.expires > now)
             .ok_or(NatDrop::NoMapping)?;
-        let admitted = match self.admission(src) {
-            Remote::Any => true,
-            remote => binding.admitted.get(&remote).is_some_and(|t| *t > now),
+        let admitted = binding.admitted.get_mut(&remote).filter(|t| **t > now);
+        if remote != Remote::Any && admitted.is_none() {
+            return Err(NatDrop::Filtered);
+        }
+        if self.config.inbound_refresh {
+            let expires = now + self.config.lifetime;
+            binding.expires = expires;
+            if let Some(until) = admitted {
+                *until = expires;
+            }
+        }
+        Ok(key.internal)
+    }
+
+    /// Which mapping a datagram from inside uses.
+    fn key(&self, src: SocketAddr, dst: SocketAddr) -> Key {
+        let remote = match self.config.mapping {
+            _ if self.passage(src.ip()) == Passage::Untranslated => Remote::Any,
+            Mapping::EndpointIndependent => Remote::Any,
+            Mapping::AddressDependent => Remote::Address(dst.ip()),
+            Mapping::AddressAndPortDependent => Remote::Endpoint(dst),
         };
-        if admitted {
-            Ok(key.internal)
-        } else {
-            Err(NatDrop::Filtered)
+        Key {
+            internal: src,
+            remote,
         }
     }
 
     /// What the filter has to know to let `remote` in.
     fn admission(&self, remote: SocketAddr) -> Remote {
-        match self.config.filtering {
+        let of_family = self.config.ipv6_firewall.filter(|_| remote.is_ipv6());
+        match of_family.unwrap_or(self.config.filtering) {
             Filtering::EndpointIndependent => Remote::Any,
             Filtering::AddressDependent => Remote::Address(remote.ip()),
             Filtering::AddressAndPortDependent => Remote::Endpoint(remote),
         }
+    }
+
+    fn requested_for(&self, now: Instant, internal: SocketAddr) -> Option<SocketAddr> {
+        let mut live = self.requested.iter().filter(|(_, r)| r.expires > now);
+        live.find(|(_, r)| r.internal == internal).map(|(e, _)| *e)
     }
 
     fn address_for(&self, remote: IpAddr) -> Option<IpAddr> {
@@ -199,16 +320,24 @@ impl Nat {
         of_family.find(|ip| ip.is_ipv4() == remote.is_ipv4())
     }
 
-    /// Makes a fresh mapping for `key` on the external address `ip`.
-    fn bind(&mut self, now: Instant, key: Key, ip: IpAddr) -> Result<(), NatDrop> {
+    /// Makes a fresh mapping for `key`.
+    fn bind(&mut self, now: Instant, key: Key) -> Result<(), NatDrop> {
         self.purge(now);
-        if self.bindings.len() >= self.config.max_mappings {
+        let inside = key.internal.ip();
+        let limit = self.config.max_mappings_per_host;
+        let of_host = self.bindings.keys().filter(|k| k.internal.ip() == inside);
+        if self.bindings.len() >= self.config.max_mappings || of_host.count() >= limit {
             return Err(NatDrop::TableFull);
         }
-        let port = self
-            .allocate(ip, key.internal.port())
-            .ok_or(NatDrop::TableFull)?;
-        let external = SocketAddr::new(ip, port);
+        let external = match self.passage(inside) {
+            Passage::Untranslated => key.internal,
+            Passage::Blocked => return Err(NatDrop::NoAddress),
+            Passage::Translated => {
+                let ip = self.address_for(inside).ok_or(NatDrop::NoAddress)?;
+                let port = self.allocate(now, ip, key.internal.port());
+                SocketAddr::new(ip, port.ok_or(NatDrop::TableFull)?)
+            }
+        };
         self.by_external.insert(external, key);
         let binding = Binding {
             external,
@@ -230,7 +359,8 @@ impl Nat {
         });
     }
 
-    fn allocate(&mut self, ip: IpAddr, internal: u16) -> Option<u16> {
+    fn allocate(&mut self, now: Instant, ip: IpAddr, internal: u16) -> Option<u16> {
+        self.count_others(now);
         match self.config.allocation {
             PortAllocation::Preserving if self.is_free(ip, internal) => Some(internal),
             PortAllocation::Preserving | PortAllocation::Sequential => {
@@ -251,8 +381,29 @@ impl Nat {
         }
     }
 
+    /// Moves on by the ports that others opened since the last time: arrivals of a
+    /// Poisson process.
+    fn count_others(&mut self, now: Instant) {
+        let since = self.counted_to.replace(now);
+        let (rate, Some(since)) = (self.config.other_traffic, since) else {
+            return;
+        };
+        if rate <= 0.0 {
+            return;
+        }
+        let mut left = now.saturating_duration_since(since).as_secs_f64() * rate;
+        for _ in self.config.ports.clone() {
+            left += self.rng.random_range(f64::MIN_POSITIVE..1.0).ln();
+            if left <= 0.0 {
+                break;
+            }
+            self.next_port = self.after(self.next_port);
+        }
+    }
+
     fn is_free(&self, ip: IpAddr, port: u16) -> bool {
-        !self.by_external.contains_key(&SocketAddr::new(ip, port))
+        let external = SocketAddr::new(ip, port);
+        !self.by_external.contains_key(&external) && !self.requested.contains_key(&external)
     }
 
     fn first_free(&self, ip: IpAddr, from: u16) -> Option<u16> {

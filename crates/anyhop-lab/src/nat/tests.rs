@@ -63,7 +63,7 @@ fn filtering_axis_decides_who_gets_in() {
         });
         let now = start();
         let external = nat.outbound(now, inside(), known).expect("mapped");
-        let got = |from| nat.inbound(now, from, external);
+        let mut got = |from| nat.inbound(now, from, external);
         let expect = |admitted| {
             if admitted {
                 Ok(inside())
@@ -79,7 +79,7 @@ fn filtering_axis_decides_who_gets_in() {
 
 #[test]
 fn unmapped_port_lets_nothing_in() {
-    let nat = nat(NatConfig::full_cone());
+    let mut nat = nat(NatConfig::full_cone());
     let got = nat.inbound(start(), at("198.51.100.1:1"), at("203.0.113.1:5000"));
     assert_eq!(got, Err(NatDrop::NoMapping));
 }
@@ -214,6 +214,111 @@ fn reset_forgets_every_mapping() {
     nat.reset();
     assert_eq!(nat.mappings(now), 0);
     assert_eq!(nat.inbound(now, remote, external), Err(NatDrop::NoMapping));
+}
+
+#[test]
+fn inbound_refreshes_only_where_the_box_is_told_to() {
+    let lifetime = Duration::from_secs(30);
+    for refresh in [false, true] {
+        let mut nat = nat(NatConfig {
+            inbound_refresh: refresh,
+            ..NatConfig::port_restricted_cone().with_lifetime(lifetime)
+        });
+        let (begin, remote) = (start(), at("198.51.100.1:1"));
+        let external = nat.outbound(begin, inside(), remote).expect("mapped");
+        let half = begin + lifetime / 2;
+        assert_eq!(nat.inbound(half, remote, external), Ok(inside()));
+        let later = nat.inbound(begin + lifetime, remote, external);
+        assert_eq!(later.is_ok(), refresh);
+    }
+}
+
+#[test]
+fn quota_stops_one_host_and_no_other() {
+    let mut nat = nat(NatConfig {
+        max_mappings_per_host: 2,
+        ..NatConfig::carrier_grade()
+    });
+    let (now, remote) = (start(), at("198.51.100.1:1"));
+    for port in [1, 2] {
+        let src = SocketAddr::new(inside().ip(), port);
+        nat.outbound(now, src, remote).expect("within the quota");
+    }
+    assert_eq!(nat.outbound(now, inside(), remote), Err(NatDrop::TableFull));
+    assert!(nat.outbound(now, at("10.0.0.3:1"), remote).is_ok());
+}
+
+#[test]
+fn traffic_of_others_moves_a_sequential_box_on_and_repeats_under_its_seed() {
+    let ports = |rate, seed| {
+        let config = NatConfig::symmetric_sequential().with_other_traffic(rate);
+        let mut nat = Nat::new(config, &[WAN.parse().expect("an address")], seed);
+        let begin = start();
+        (0..20u16)
+            .map(|i| {
+                let remote = SocketAddr::new([198, 51, 100, 1].into(), i + 1);
+                let now = begin + Duration::from_secs(u64::from(i));
+                nat.outbound(now, inside(), remote).expect("mapped").port()
+            })
+            .collect::<Vec<_>>()
+    };
+    let quiet = ports(0.0, 1);
+    assert!(quiet.windows(2).all(|w| w[1] == w[0] + 1));
+    let busy = ports(10.0, 1);
+    let moved = busy[19] - busy[0];
+    assert!((150..260).contains(&moved), "{moved} in 19 s at 10 per s");
+    assert_eq!(busy, ports(10.0, 1));
+    assert_ne!(busy, ports(10.0, 2));
+}
+
+#[test]
+fn ipv6_firewall_keeps_addresses_and_admits_whom_its_filter_knows() {
+    let (src, known, stranger) = (
+        at("[2001:db8:1::2]:5000"),
+        at("[2001:db8::1]:1"),
+        at("[2001:db8::9]:1"),
+    );
+    let mut nat =
+        nat(NatConfig::symmetric().with_ipv6_firewall(Filtering::AddressAndPortDependent));
+    let now = start();
+    assert_eq!(nat.inbound(now, known, src), Err(NatDrop::NoMapping));
+    assert_eq!(nat.outbound(now, src, known), Ok(src));
+    assert_eq!(nat.inbound(now, known, src), Ok(src));
+    assert_eq!(nat.inbound(now, stranger, src), Err(NatDrop::Filtered));
+    assert_eq!(nat.outbound(now, src, stranger), Ok(src));
+}
+
+#[test]
+fn requested_mapping_lets_everybody_in_until_it_expires_or_is_removed() {
+    let config = NatConfig::symmetric().with_port_mapping(PortMapping::Honest);
+    let mut nat = nat(config);
+    let (now, hour) = (start(), Duration::from_secs(3600));
+    let external = nat.map(now, inside(), 7000, hour).expect("mapped");
+    assert_eq!(external, at("203.0.113.1:7000"));
+    let stranger = at("198.51.100.9:9");
+    assert_eq!(nat.inbound(now, stranger, external), Ok(inside()));
+    assert_eq!(nat.outbound(now, inside(), stranger), Ok(external));
+    let other = nat.map(now, at("10.0.0.3:1"), 7000, hour).expect("mapped");
+    assert_ne!(other, external, "7000 is taken");
+
+    assert_eq!(nat.map(now, inside(), 0, hour), Ok(external), "a renewal");
+    let gone = Err(NatDrop::NoMapping);
+    assert_eq!(nat.inbound(now + hour, stranger, external), gone);
+    let nothing = Duration::ZERO;
+    nat.map(now, inside(), 0, nothing).expect("removed");
+    assert_eq!(nat.inbound(now, stranger, external), gone);
+}
+
+#[test]
+fn lying_box_promises_a_mapping_that_lets_nobody_in() {
+    let mut nat = nat(NatConfig::full_cone().with_port_mapping(PortMapping::Lying));
+    let (now, hour) = (start(), Duration::from_secs(3600));
+    let external = nat.map(now, inside(), 7000, hour).expect("promised");
+    let got = nat.inbound(now, at("198.51.100.9:9"), external);
+    assert_eq!(got, Err(NatDrop::NoMapping));
+    let mut honest = self::nat(NatConfig::full_cone());
+    let refused = honest.map(now, inside(), 7000, hour);
+    assert_eq!(refused, Err(MapRefused::Unsupported));
 }
 
 fn any_config() -> impl Strategy<Value = NatConfig> {

@@ -1,4 +1,4 @@
-//! The machine that moves datagrams: segments, attachments, NATs, and the queue of
+//! The machine that moves packets: segments, attachments, NATs, and the queue of
 //! what is under way, ordered by the time of its next step.
 
 use std::{
@@ -6,26 +6,27 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
     task::Waker,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhop::net::EcnCodepoint;
-use bytes::Bytes;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
 
 use super::{
-    HostId, NatId, Place,
+    HostId, NatId, Place, Site,
     host::{Arrival, Inbox},
-    link::{Lane, Link, packet_size},
+    link::{Lane, Link},
+    packet::{Body, Packet},
     rules::Rules,
+    streams::{ConnId, ConnState, HostStreams},
     trace::{DropReason, Trace},
 };
-use crate::nat::{Nat, NatConfig, NatDrop};
+use crate::nat::{MapRefused, Nat, NatConfig, NatDrop, Passage};
 
 /// Index of the segment that everything hangs off.
-pub(super) const INTERNET: usize = 0;
+const INTERNET: usize = 0;
 
-/// Datagrams under way at once; more are dropped and counted.
+/// Packets under way at once; more are dropped and counted.
 const MAX_UNDER_WAY: usize = 1 << 18;
 
 /// Steps done in one turn before others may use the network.
@@ -34,17 +35,10 @@ const MAX_STEPS_PER_TURN: usize = 4096;
 /// Hosts, and NATs, of one network.
 const MAX_PLACES: usize = 1 << 16;
 
-/// A datagram under way, with the addresses that it shows where it is.
-#[derive(Debug, Clone)]
-pub(super) struct Datagram {
-    pub(super) origin: HostId,
-    pub(super) src: SocketAddr,
-    pub(super) dst: SocketAddr,
-    pub(super) ecn: Option<EcnCodepoint>,
-    pub(super) payload: Bytes,
-}
+/// A NAT keeps TCP mappings at least this long (RFC 5382 REQ-5).
+const MIN_TCP_LIFETIME: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 
-/// Where a datagram is next.
+/// Where a packet is next.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// Leaves its host.
@@ -73,23 +67,39 @@ struct Segment {
 }
 
 #[derive(Debug)]
-struct HostState {
+pub(super) struct HostState {
     attachment: Attachment,
+    pub(super) name: Arc<str>,
     addresses: Vec<IpAddr>,
+    is_up: bool,
+    changes: watch::Sender<u64>,
     sockets: BTreeMap<SocketAddr, Arc<Inbox>>,
+    pub(super) streams: HostStreams,
 }
 
 #[derive(Debug)]
 struct NatState {
     attachment: Attachment,
-    machine: Nat,
+    /// TCP has a mapping table of its own.
+    udp: Nat,
+    tcp: Nat,
     inside: usize,
+}
+
+impl NatState {
+    fn machine(&mut self, packet: &Packet) -> &mut Nat {
+        if packet.is_udp() {
+            &mut self.udp
+        } else {
+            &mut self.tcp
+        }
+    }
 }
 
 /// What one turn of the fabric's task leaves to do.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// Readers to wake once the lock is released.
+    /// Readers and writers to wake once the lock is released.
     pub(super) wakers: Vec<Waker>,
     /// When to come back.
     pub(super) next: Option<Instant>,
@@ -98,13 +108,19 @@ pub(super) struct Turn {
 #[derive(Debug)]
 pub(super) struct Fabric {
     rng: StdRng,
-    hosts: Vec<HostState>,
+    pub(super) hosts: Vec<HostState>,
     nats: Vec<NatState>,
     segments: Vec<Segment>,
-    under_way: BTreeMap<(Instant, u64), (Step, Datagram)>,
+    under_way: BTreeMap<(Instant, u64), (Step, Packet)>,
     next_seq: u64,
+    pub(super) conns: BTreeMap<ConnId, ConnState>,
+    pub(super) next_conn: u64,
+    pub(super) timers: BTreeSet<(Instant, ConnId)>,
+    pub(super) wakers: Vec<Waker>,
     /// Until when the fabric's task sleeps; `None` while it waits to be woken.
     asleep_until: Option<Instant>,
+    /// Routers between any two places on the internet.
+    pub(super) internet_hops: u8,
     pub(super) rules: Rules,
     pub(super) trace: Trace,
 }
@@ -118,7 +134,12 @@ impl Fabric {
             segments: vec![Segment::default()],
             under_way: BTreeMap::new(),
             next_seq: 0,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            timers: BTreeSet::new(),
+            wakers: Vec::new(),
             asleep_until: None,
+            internet_hops: super::INTERNET_HOPS,
             rules: Rules::default(),
             trace: Trace::default(),
         }
@@ -126,25 +147,30 @@ impl Fabric {
 
     pub(super) fn add_host(
         &mut self,
-        segment: usize,
+        site: Site,
         name: &str,
         addresses: Vec<IpAddr>,
         link: Link,
     ) -> HostId {
         let id = HostId(self.hosts.len());
         assert!(id.0 < MAX_PLACES, "host {name}: {MAX_PLACES} hosts exist");
+        let segment = self.segment_of(site);
         self.join(segment, name, &addresses, Place::Host(id));
         self.hosts.push(HostState {
             attachment: Attachment::new(segment, link),
+            name: name.into(),
             addresses,
+            is_up: true,
+            changes: watch::Sender::new(0),
             sockets: BTreeMap::new(),
+            streams: HostStreams::default(),
         });
         id
     }
 
     pub(super) fn add_nat(
         &mut self,
-        segment: usize,
+        site: Site,
         name: &str,
         external: &[IpAddr],
         config: NatConfig,
@@ -152,15 +178,21 @@ impl Fabric {
     ) -> NatId {
         let id = NatId(self.nats.len());
         assert!(id.0 < MAX_PLACES, "NAT {name}: {MAX_PLACES} NATs exist");
+        let segment = self.segment_of(site);
         self.join(segment, name, external, Place::Nat(id));
         let inside = self.segments.len();
         self.segments.push(Segment {
             router: Some(id),
             members: BTreeMap::new(),
         });
+        let for_tcp = NatConfig {
+            lifetime: config.lifetime.max(MIN_TCP_LIFETIME),
+            ..config.clone()
+        };
         self.nats.push(NatState {
             attachment: Attachment::new(segment, link),
-            machine: Nat::new(config, external, self.rng.random()),
+            udp: Nat::new(config, external, self.rng.random()),
+            tcp: Nat::new(for_tcp, external, self.rng.random()),
             inside,
         });
         id
@@ -171,13 +203,44 @@ impl Fabric {
         let distinct: BTreeSet<_> = addresses.iter().collect();
         assert_eq!(distinct.len(), addresses.len(), "{name}: address twice");
         for ip in addresses {
-            let before = self.segments[segment].members.insert(*ip, place);
-            assert!(before.is_none(), "{name}: {ip} is taken on its segment");
+            self.claim(segment, name, *ip, place);
         }
     }
 
-    pub(super) fn segment_behind(&self, nat: NatId) -> usize {
-        self.nats[nat.0].inside
+    /// Puts an address on a segment, and on those above whose routers pass it as it is.
+    fn claim(&mut self, mut segment: usize, name: &str, ip: IpAddr, mut place: Place) {
+        loop {
+            let before = self.segments[segment].members.insert(ip, place);
+            assert!(before.is_none(), "{name}: {ip} is taken on its segment");
+            let Some(router) = self.passes(segment, ip) else {
+                return;
+            };
+            place = Place::Nat(router);
+            segment = self.nats[router.0].attachment.segment;
+        }
+    }
+
+    fn release(&mut self, mut segment: usize, ip: IpAddr) {
+        loop {
+            self.segments[segment].members.remove(&ip);
+            let Some(router) = self.passes(segment, ip) else {
+                return;
+            };
+            segment = self.nats[router.0].attachment.segment;
+        }
+    }
+
+    /// The router of a segment, if it lets an address out untranslated.
+    fn passes(&self, segment: usize, ip: IpAddr) -> Option<NatId> {
+        let router = self.segments[segment].router?;
+        (self.nats[router.0].udp.passage(ip) == Passage::Untranslated).then_some(router)
+    }
+
+    fn segment_of(&self, site: Site) -> usize {
+        match site {
+            Site::Internet => INTERNET,
+            Site::Behind(nat) => self.nats[nat.0].inside,
+        }
     }
 
     pub(super) fn attachment(&mut self, place: Place) -> &mut Attachment {
@@ -187,27 +250,89 @@ impl Fabric {
         }
     }
 
+    /// The NAT that a place hangs behind.
+    pub(super) fn gateway(&mut self, place: Place) -> Option<NatId> {
+        let segment = self.attachment(place).segment;
+        self.segments[segment].router
+    }
+
     pub(super) fn reset_nat(&mut self, nat: NatId) {
-        self.nats[nat.0].machine.reset();
+        let state = &mut self.nats[nat.0];
+        state.udp.reset();
+        state.tcp.reset();
     }
 
     pub(super) fn external(&self, nat: NatId) -> Vec<IpAddr> {
-        self.nats[nat.0].machine.external().to_vec()
+        self.nats[nat.0].udp.external().to_vec()
     }
 
     pub(super) fn mappings(&self, nat: NatId, now: Instant) -> usize {
-        self.nats[nat.0].machine.mappings(now)
+        self.nats[nat.0].udp.mappings(now)
     }
 
-    /// Whether the host has a socket that keeps another from binding `addr`.
+    pub(super) fn map_port(
+        &mut self,
+        now: Instant,
+        nat: NatId,
+        is_udp: bool,
+        internal: SocketAddr,
+        wanted: u16,
+        lifetime: Duration,
+    ) -> Result<SocketAddr, MapRefused> {
+        let state = &mut self.nats[nat.0];
+        let machine = if is_udp {
+            &mut state.udp
+        } else {
+            &mut state.tcp
+        };
+        machine.map(now, internal, wanted, lifetime)
+    }
+
+    /// The host's addresses; none while its interface is down.
+    pub(super) fn addresses(&self, host: HostId) -> &[IpAddr] {
+        let state = &self.hosts[host.0];
+        if state.is_up { &state.addresses } else { &[] }
+    }
+
+    /// Told whenever the host's addresses or link state change.
+    pub(super) fn changes(&self, host: HostId) -> watch::Sender<u64> {
+        self.hosts[host.0].changes.clone()
+    }
+
+    pub(super) fn set_up(&mut self, host: HostId, is_up: bool) {
+        self.hosts[host.0].is_up = is_up;
+    }
+
+    /// Gives a host other addresses, on another segment if `site` is given.
+    pub(super) fn move_host(&mut self, host: HostId, site: Option<Site>, addresses: &[IpAddr]) {
+        let state = &mut self.hosts[host.0];
+        let name = Arc::clone(&state.name);
+        let from = state.attachment.segment;
+        let old = std::mem::replace(&mut state.addresses, addresses.to_vec());
+        for ip in old {
+            self.release(from, ip);
+        }
+        let to = site.map_or(from, |site| self.segment_of(site));
+        self.hosts[host.0].attachment.segment = to;
+        self.join(to, &name, addresses, Place::Host(host));
+    }
+
+    /// Gives a NAT other external addresses; it forgets its mappings.
+    pub(super) fn renumber_nat(&mut self, nat: NatId, external: &[IpAddr]) {
+        let segment = self.nats[nat.0].attachment.segment;
+        for ip in self.external(nat) {
+            self.release(segment, ip);
+        }
+        self.join(segment, "the NAT", external, Place::Nat(nat));
+        let state = &mut self.nats[nat.0];
+        state.udp.renumber(external);
+        state.tcp.renumber(external);
+    }
+
+    /// Whether the host has a UDP socket that keeps another from binding `addr`.
     pub(super) fn is_taken(&self, host: HostId, addr: SocketAddr) -> bool {
-        self.hosts[host.0].sockets.keys().any(|bound| {
-            bound.port() == addr.port()
-                && bound.is_ipv4() == addr.is_ipv4()
-                && (bound.ip() == addr.ip()
-                    || bound.ip().is_unspecified()
-                    || addr.ip().is_unspecified())
-        })
+        let mut bound = self.hosts[host.0].sockets.keys();
+        bound.any(|bound| overlap(*bound, addr))
     }
 
     pub(super) fn bind(&mut self, host: HostId, addr: SocketAddr, inbox: Arc<Inbox>) {
@@ -218,71 +343,83 @@ impl Fabric {
         self.hosts[host.0].sockets.remove(&addr);
     }
 
-    /// Takes datagrams from a host; answers whether the fabric's task must be woken.
-    pub(super) fn send(&mut self, now: Instant, datagrams: impl Iterator<Item = Datagram>) -> bool {
-        for datagram in datagrams {
-            self.trace.on_sent(datagram.origin, datagram.payload.len());
-            let host = datagram.origin;
-            let local = datagram.dst.ip().is_loopback()
-                || self.hosts[host.0].addresses.contains(&datagram.dst.ip());
-            let step = if local {
-                Step::Host(host)
-            } else {
-                Step::Leave(host)
-            };
-            self.enqueue(now, step, datagram);
-        }
-        self.asleep_until.is_none_or(|t| t > now)
+    /// Takes a packet from its host.
+    pub(super) fn send(&mut self, now: Instant, packet: Packet) {
+        self.trace.on_sent(&packet);
+        let host = packet.origin;
+        let ip = packet.dst.ip();
+        let step = if ip.is_loopback() || self.addresses(host).contains(&ip) {
+            Step::Host(host)
+        } else {
+            Step::Leave(host)
+        };
+        self.enqueue(now, step, packet);
     }
 
-    fn enqueue(&mut self, at: Instant, step: Step, datagram: Datagram) {
+    /// Whether the fabric's task sleeps longer than it may.
+    pub(super) fn must_wake(&self) -> bool {
+        let next = self.next_due();
+        next.is_some_and(|next| self.asleep_until.is_none_or(|t| t > next))
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let packet = self.under_way.first_key_value().map(|((at, _), _)| *at);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [packet, timer].into_iter().flatten().min()
+    }
+
+    fn enqueue(&mut self, at: Instant, step: Step, packet: Packet) {
         if self.under_way.len() >= MAX_UNDER_WAY {
-            self.drop_datagram(&datagram, DropReason::FabricFull);
+            self.trace.on_dropped(&packet, DropReason::FabricFull);
             return;
         }
-        self.under_way.insert((at, self.next_seq), (step, datagram));
+        self.under_way.insert((at, self.next_seq), (step, packet));
         self.next_seq += 1;
     }
 
     /// Does the steps that are due at `now`.
     pub(super) fn run_due(&mut self, now: Instant) -> Turn {
-        let mut wakers = Vec::new();
         for _ in 0..MAX_STEPS_PER_TURN {
-            let Some(entry) = self.under_way.first_entry() else {
+            let packet = self.under_way.first_key_value().map(|((at, _), _)| *at);
+            if let Some((at, conn)) = self.timers.first().copied()
+                && at <= now
+                && packet.is_none_or(|t| at <= t)
+            {
+                self.timers.pop_first();
+                self.on_timer(at, conn);
+                continue;
+            }
+            if packet.is_none_or(|t| t > now) {
+                break;
+            }
+            let Some(((at, _), (step, mut packet))) = self.under_way.pop_first() else {
                 break;
             };
-            let at = entry.key().0;
-            if at > now {
-                break;
-            }
-            let (step, mut datagram) = entry.remove();
-            match self.advance(at, step, &mut datagram) {
-                Ok(Progress::Next(at, step)) => self.enqueue(at, step, datagram),
-                Ok(Progress::Delivered(waker)) => wakers.extend(waker),
-                Err(reason) => self.drop_datagram(&datagram, reason),
+            match self.advance(at, step, &mut packet) {
+                Ok(Progress::Next(at, step)) => self.enqueue(at, step, packet),
+                Ok(Progress::Delivered) => {}
+                Err(reason) => self.trace.on_dropped(&packet, reason),
             }
         }
-        let next = self.under_way.first_key_value().map(|((at, _), _)| *at);
+        let next = self.next_due();
         self.asleep_until = next;
-        Turn { wakers, next }
-    }
-
-    fn drop_datagram(&mut self, datagram: &Datagram, reason: DropReason) {
-        let bytes = datagram.payload.len();
-        self.trace.on_dropped(datagram.origin, reason, bytes);
+        Turn {
+            wakers: std::mem::take(&mut self.wakers),
+            next,
+        }
     }
 
     fn advance(
         &mut self,
         now: Instant,
         step: Step,
-        datagram: &mut Datagram,
+        packet: &mut Packet,
     ) -> Result<Progress, DropReason> {
         match step {
-            Step::Leave(host) => self.leave(now, host, datagram),
-            Step::Segment(segment) => self.route(now, segment, datagram),
-            Step::Host(host) => self.deliver(host, datagram),
-            Step::Nat(nat) => self.enter_nat(now, nat, datagram),
+            Step::Leave(host) => self.leave(now, host, packet),
+            Step::Segment(segment) => self.route(now, segment, packet),
+            Step::Host(host) => self.deliver(now, host, packet),
+            Step::Nat(nat) => self.enter_nat(now, nat, packet),
         }
     }
 
@@ -290,15 +427,14 @@ impl Fabric {
         &mut self,
         now: Instant,
         host: HostId,
-        datagram: &Datagram,
+        packet: &Packet,
     ) -> Result<Progress, DropReason> {
-        if self.rules.cut.contains(&host) {
-            return Err(DropReason::Cut);
+        if !self.addresses(host).contains(&packet.src.ip()) {
+            // An address that the host had once: nothing would bring an answer back.
+            return Err(DropReason::AddressGone);
         }
-        if self.rules.no_udp.contains(&host) {
-            return Err(DropReason::UdpBlocked);
-        }
-        self.climb(now, Place::Host(host), datagram)
+        self.rules.check(Place::Host(host), packet)?;
+        self.climb(now, Place::Host(host), packet)
     }
 
     /// Up the link of `place`, on to the segment that it hangs on.
@@ -306,9 +442,9 @@ impl Fabric {
         &mut self,
         now: Instant,
         place: Place,
-        datagram: &Datagram,
+        packet: &Packet,
     ) -> Result<Progress, DropReason> {
-        let at = self.cross(now, place, Direction::Up, datagram)?;
+        let at = self.cross(now, place, Direction::Up, packet)?;
         let segment = self.attachment(place).segment;
         Ok(Progress::Next(at, Step::Segment(segment)))
     }
@@ -318,9 +454,8 @@ impl Fabric {
         now: Instant,
         place: Place,
         direction: Direction,
-        datagram: &Datagram,
+        packet: &Packet,
     ) -> Result<Instant, DropReason> {
-        let size = packet_size(datagram.dst, datagram.payload.len());
         let attachment = match place {
             Place::Host(host) => &mut self.hosts[host.0].attachment,
             Place::Nat(nat) => &mut self.nats[nat.0].attachment,
@@ -329,8 +464,8 @@ impl Fabric {
             Direction::Up => &mut attachment.up,
             Direction::Down => &mut attachment.down,
         };
-        let at = lane.cross(&attachment.link, now, size, &mut self.rng)?;
-        self.trace.on_carried(place, datagram.payload.len());
+        let at = lane.cross(&attachment.link, now, packet.size(), &mut self.rng)?;
+        self.trace.on_carried(place, packet);
         Ok(at)
     }
 
@@ -339,15 +474,18 @@ impl Fabric {
         &mut self,
         now: Instant,
         segment: usize,
-        datagram: &mut Datagram,
+        packet: &mut Packet,
     ) -> Result<Progress, DropReason> {
-        let (src, dst) = (datagram.src.ip(), datagram.dst.ip());
-        if self.rules.blocks_in_transit(datagram.origin, src, dst) {
+        let (src, dst) = (packet.src.ip(), packet.dst.ip());
+        if segment == INTERNET {
+            hop(packet, self.internet_hops)?;
+        }
+        if self.rules.blocks_in_transit(packet.origin, src, dst) {
             return Err(DropReason::Blocked);
         }
         let Segment { router, members } = &self.segments[segment];
         if let Some(place) = members.get(&dst).copied() {
-            let at = self.cross(now, place, Direction::Down, datagram)?;
+            let at = self.cross(now, place, Direction::Down, packet)?;
             let step = match place {
                 Place::Host(host) => Step::Host(host),
                 Place::Nat(nat) => Step::Nat(nat),
@@ -355,56 +493,115 @@ impl Fabric {
             return Ok(Progress::Next(at, step));
         }
         let nat = router.ok_or(DropReason::NoRoute)?;
+        self.leave_nat(now, nat, packet)
+    }
+
+    /// At the inside of a NAT.
+    fn leave_nat(
+        &mut self,
+        now: Instant,
+        nat: NatId,
+        packet: &mut Packet,
+    ) -> Result<Progress, DropReason> {
+        hop(packet, 1)?;
+        self.rules.check(Place::Nat(nat), packet)?;
+        self.rules.check_egress(nat, packet.dst, packet)?;
         let state = &mut self.nats[nat.0];
-        let outbound = state.machine.outbound(now, datagram.src, datagram.dst);
-        datagram.src = outbound?;
-        if state.machine.external().contains(&dst) {
+        let opens = match &packet.body {
+            Body::Udp { .. } => true,
+            Body::Tcp(segment) => segment.opens(),
+        };
+        if !opens && !state.tcp.is_mapped(now, packet.src, packet.dst) {
+            let inside = state.inside;
+            self.answer_reset(now, inside, packet);
+            return Err(NatDrop::NoMapping.into());
+        }
+        packet.src = state
+            .machine(packet)
+            .outbound(now, packet.src, packet.dst)?;
+        if state.udp.external().contains(&packet.dst.ip()) {
             // Hairpin: in again on the same side.
             return Ok(Progress::Next(now, Step::Nat(nat)));
         }
-        self.climb(now, Place::Nat(nat), datagram)
+        self.climb(now, Place::Nat(nat), packet)
     }
 
+    /// At the outside of a NAT.
     fn enter_nat(
-        &self,
+        &mut self,
         now: Instant,
         nat: NatId,
-        datagram: &mut Datagram,
+        packet: &mut Packet,
     ) -> Result<Progress, DropReason> {
-        let NatState {
-            machine, inside, ..
-        } = &self.nats[nat.0];
-        datagram.dst = machine.inbound(now, datagram.src, datagram.dst)?;
-        Ok(Progress::Next(now, Step::Segment(*inside)))
+        hop(packet, 1)?;
+        self.rules.check(Place::Nat(nat), packet)?;
+        self.rules.check_egress(nat, packet.src, packet)?;
+        let state = &mut self.nats[nat.0];
+        let inside = state.inside;
+        match state.machine(packet).inbound(now, packet.src, packet.dst) {
+            Ok(dst) => packet.dst = dst,
+            Err(drop) => {
+                let forgotten = match &packet.body {
+                    Body::Tcp(segment) => drop == NatDrop::NoMapping && !segment.opens(),
+                    Body::Udp { .. } => false,
+                };
+                if forgotten {
+                    let segment = state.attachment.segment;
+                    self.answer_reset(now, segment, packet);
+                }
+                return Err(drop.into());
+            }
+        }
+        Ok(Progress::Next(now, Step::Segment(inside)))
     }
 
-    fn deliver(&mut self, host: HostId, datagram: &Datagram) -> Result<Progress, DropReason> {
-        let from = datagram.origin;
-        if host != from && self.rules.cut.contains(&host) {
-            return Err(DropReason::Cut);
+    /// A router says that it knows no such TCP connection.
+    fn answer_reset(&mut self, now: Instant, segment: usize, packet: &Packet) {
+        if let Some(reset) = packet.reset() {
+            self.enqueue(now, Step::Segment(segment), reset);
         }
-        if self.rules.blocks_at_host(from, datagram.src.ip(), host) {
+    }
+
+    fn deliver(
+        &mut self,
+        now: Instant,
+        host: HostId,
+        packet: &Packet,
+    ) -> Result<Progress, DropReason> {
+        let loopback = packet.dst.ip().is_loopback();
+        if !loopback && !self.addresses(host).contains(&packet.src.ip()) {
+            self.rules.check(Place::Host(host), packet)?;
+        }
+        if !loopback && !self.addresses(host).contains(&packet.dst.ip()) {
+            return Err(DropReason::AddressGone);
+        }
+        if self
+            .rules
+            .blocks_at_host(packet.origin, packet.src.ip(), host)
+        {
             return Err(DropReason::Blocked);
         }
-        let sockets = &self.hosts[host.0].sockets;
-        let any = match datagram.dst {
-            SocketAddr::V4(_) => SocketAddr::from(([0; 4], datagram.dst.port())),
-            SocketAddr::V6(_) => SocketAddr::from(([0; 16], datagram.dst.port())),
-        };
-        let inbox = sockets
-            .get(&datagram.dst)
-            .or_else(|| sockets.get(&any))
-            .ok_or(DropReason::NoSocket)?;
-        let waker = inbox
-            .push(Arrival {
-                src: datagram.src,
-                dst: datagram.dst.ip(),
-                ecn: datagram.ecn,
-                payload: datagram.payload.clone(),
-            })
-            .ok_or(DropReason::ReceiveQueueFull)?;
-        self.trace.on_delivered(from, host, datagram.payload.len());
-        Ok(Progress::Delivered(waker))
+        match &packet.body {
+            Body::Udp { ecn, payload } => {
+                let sockets = &self.hosts[host.0].sockets;
+                let inbox = sockets
+                    .get(&packet.dst)
+                    .or_else(|| sockets.get(&wildcard(packet.dst)))
+                    .ok_or(DropReason::NoSocket)?;
+                let waker = inbox
+                    .push(Arrival {
+                        src: packet.src,
+                        dst: packet.dst.ip(),
+                        ecn: *ecn,
+                        payload: payload.clone(),
+                    })
+                    .ok_or(DropReason::ReceiveQueueFull)?;
+                self.wakers.extend(waker);
+            }
+            Body::Tcp(segment) => self.deliver_segment(now, host, packet, segment)?,
+        }
+        self.trace.on_delivered(packet, host);
+        Ok(Progress::Delivered)
     }
 }
 
@@ -428,12 +625,35 @@ enum Direction {
 enum Progress {
     /// Its next step, and when.
     Next(Instant, Step),
-    /// In a socket, whose reader may want to be woken.
-    Delivered(Option<Waker>),
+    /// In a socket.
+    Delivered,
 }
 
 impl From<NatDrop> for DropReason {
     fn from(drop: NatDrop) -> Self {
         Self::Nat(drop)
+    }
+}
+
+/// Passes `routers` routers: each takes one from the TTL and drops what has one left.
+fn hop(packet: &mut Packet, routers: u8) -> Result<(), DropReason> {
+    if packet.ttl <= routers {
+        return Err(DropReason::TtlExpired);
+    }
+    packet.ttl -= routers;
+    Ok(())
+}
+
+/// Whether two sockets of a host cannot be bound at once.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && same_ip
+}
+
+/// The wildcard address that covers `addr`.
+pub(super) fn wildcard(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], addr.port())),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], addr.port())),
     }
 }

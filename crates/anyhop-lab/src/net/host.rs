@@ -10,11 +10,18 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use anyhop::net::{DatagramSocket, EcnCodepoint, Host, RecvMeta, Transmit, Writable};
+use anyhop::net::{
+    ConnectTcp, DatagramSocket, EcnCodepoint, Host, RecvMeta, StreamListener, Transmit, Writable,
+};
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use super::{HostId, Shared, fabric::Datagram};
+use super::{
+    HostId, Shared,
+    fabric::Fabric,
+    packet::{Body, DEFAULT_TTL, Packet},
+    streams::{self, EPHEMERAL_PORTS},
+};
 
 /// Datagrams that wait in a socket; more are dropped and counted.
 pub const RECEIVE_QUEUE: usize = 4096;
@@ -25,30 +32,35 @@ pub const MAX_TRANSMIT_SEGMENTS: NonZeroUsize = NonZeroUsize::new(10).expect("no
 /// Datagrams of one source that one received buffer may hold.
 pub const MAX_RECEIVE_SEGMENTS: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// Ports for sockets that ask for any.
-const EPHEMERAL_PORTS: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
-
 /// A host as [`anyhop::Node::start_on`] takes it.
 pub(super) struct SimHost {
     pub(super) shared: Arc<Shared>,
     pub(super) id: HostId,
     pub(super) name: Arc<str>,
-    pub(super) addresses: Arc<[IpAddr]>,
 }
 
 impl fmt::Debug for SimHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "virtual host {} {:?}", self.name, self.addresses)
+        write!(f, "virtual host {}", self.name)
+    }
+}
+
+impl SimHost {
+    /// An address that sockets may be bound to: a wildcard, loopback, or one of its own.
+    fn check_local(&self, ip: IpAddr) -> io::Result<()> {
+        let own = self.shared.lock().addresses(self.id).contains(&ip);
+        if own || ip.is_unspecified() || ip.is_loopback() {
+            return Ok(());
+        }
+        let message = format!("host {} does not have address {ip}", self.name);
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, message))
     }
 }
 
 impl Host for SimHost {
     fn bind_udp(&self, addr: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
         let ip = addr.ip();
-        if !(ip.is_unspecified() || ip.is_loopback() || self.addresses.contains(&ip)) {
-            let message = format!("host {} does not have address {ip}", self.name);
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, message));
-        }
+        self.check_local(ip)?;
         let mut fabric = self.shared.lock();
         let is_free = |port: &u16| !fabric.is_taken(self.id, SocketAddr::new(ip, *port));
         let port = match addr.port() {
@@ -65,7 +77,6 @@ impl Host for SimHost {
         Ok(Arc::new(SimSocket {
             shared: Arc::clone(&self.shared),
             host: self.id,
-            addresses: Arc::clone(&self.addresses),
             local,
             inbox,
         }))
@@ -73,14 +84,40 @@ impl Host for SimHost {
 
     fn interface_addresses(&self) -> io::Result<Vec<IpAddr>> {
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        Ok(self.addresses.iter().copied().chain(loopback).collect())
+        let fabric = self.shared.lock();
+        let own = fabric.addresses(self.id).iter().copied();
+        Ok(own.chain(loopback).collect())
     }
+
+    fn connect_tcp(&self, addr: SocketAddr) -> ConnectTcp {
+        Box::pin(streams::connect(Arc::clone(&self.shared), self.id, addr))
+    }
+
+    fn listen_tcp(&self, addr: SocketAddr) -> io::Result<Box<dyn StreamListener>> {
+        self.check_local(addr.ip())?;
+        streams::listen(&self.shared, self.id, addr)
+    }
+
+    fn network_changes(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.shared.lock().changes(self.id).subscribe())
+    }
+}
+
+/// The address of a host from which `dst` is reached.
+pub(super) fn source(fabric: &Fabric, host: HostId, dst: IpAddr) -> io::Result<IpAddr> {
+    if dst.is_loopback() {
+        return Ok(dst);
+    }
+    let mut own = fabric.addresses(host).iter().copied();
+    own.find(|ip| ip.is_ipv4() == dst.is_ipv4()).ok_or_else(|| {
+        let message = format!("no address to reach {dst} from");
+        io::Error::new(io::ErrorKind::NetworkUnreachable, message)
+    })
 }
 
 struct SimSocket {
     shared: Arc<Shared>,
     host: HostId,
-    addresses: Arc<[IpAddr]>,
     local: SocketAddr,
     inbox: Arc<Inbox>,
 }
@@ -99,27 +136,60 @@ impl Drop for SimSocket {
 
 impl SimSocket {
     /// The source address of a datagram to `dst`.
-    fn source(&self, dst: IpAddr, asked: Option<IpAddr>) -> io::Result<IpAddr> {
+    fn source(&self, fabric: &Fabric, dst: IpAddr, asked: Option<IpAddr>) -> io::Result<IpAddr> {
         let unusable = |why: String| io::Error::new(io::ErrorKind::AddrNotAvailable, why);
         if dst.is_ipv4() != self.local.is_ipv4() {
             return Err(unusable(format!("{dst} from a socket on {}", self.local)));
         }
         let bound = Some(self.local.ip()).filter(|ip| !ip.is_unspecified());
         if let Some(ip) = asked.filter(|ip| !ip.is_unspecified()).or(bound) {
-            let own = ip.is_loopback() || self.addresses.contains(&ip);
+            let own = ip.is_loopback() || fabric.addresses(self.host).contains(&ip);
             if !own || bound.is_some_and(|b| b != ip) {
                 return Err(unusable(format!("{ip} is no source for {}", self.local)));
             }
             return Ok(ip);
         }
-        if dst.is_loopback() {
-            return Ok(dst);
+        source(fabric, self.host, dst)
+    }
+
+    fn send(&self, transmit: &Transmit<'_>, ttl: u8) -> io::Result<()> {
+        let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let dst = transmit.destination;
+        if dst.port() == 0 || dst.ip().is_unspecified() {
+            return invalid(format!("{dst} cannot be sent to"));
         }
-        let mut own = self.addresses.iter().copied();
-        own.find(|ip| ip.is_ipv4() == dst.is_ipv4()).ok_or_else(|| {
-            let message = format!("no address to reach {dst} from");
-            io::Error::new(io::ErrorKind::NetworkUnreachable, message)
-        })
+        let whole = transmit.contents.len();
+        let segment = transmit.segment_size.unwrap_or(whole);
+        if segment == 0 && whole > 0 {
+            return invalid("segments of no bytes".into());
+        }
+        let segments = whole.div_ceil(segment.max(1)).max(1);
+        if segments > MAX_TRANSMIT_SEGMENTS.get() {
+            return invalid(format!(
+                "{segments} segments in one transmit, {MAX_TRANSMIT_SEGMENTS} allowed"
+            ));
+        }
+        let contents = Bytes::copy_from_slice(transmit.contents);
+        let now = Instant::now().into_std();
+        let mut fabric = self.shared.lock();
+        let ip = self.source(&fabric, dst.ip(), transmit.src_ip)?;
+        for i in 0..segments {
+            let packet = Packet {
+                origin: self.host,
+                src: SocketAddr::new(ip, self.local.port()),
+                dst,
+                ttl,
+                body: Body::Udp {
+                    ecn: transmit.ecn,
+                    payload: contents.slice(i * segment..whole.min((i + 1) * segment)),
+                },
+            };
+            fabric.send(now, packet);
+        }
+        if fabric.must_wake() {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
     }
 }
 
@@ -151,36 +221,11 @@ impl DatagramSocket for SimSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        let dst = transmit.destination;
-        if dst.port() == 0 || dst.ip().is_unspecified() {
-            return invalid(format!("{dst} cannot be sent to"));
-        }
-        let src = SocketAddr::new(self.source(dst.ip(), transmit.src_ip)?, self.local.port());
-        let whole = transmit.contents.len();
-        let segment = transmit.segment_size.unwrap_or(whole);
-        if segment == 0 && whole > 0 {
-            return invalid("segments of no bytes".into());
-        }
-        let segments = whole.div_ceil(segment.max(1)).max(1);
-        if segments > MAX_TRANSMIT_SEGMENTS.get() {
-            return invalid(format!(
-                "{segments} segments in one transmit, {MAX_TRANSMIT_SEGMENTS} allowed"
-            ));
-        }
-        let contents = Bytes::copy_from_slice(transmit.contents);
-        let datagrams = (0..segments).map(|i| Datagram {
-            origin: self.host,
-            src,
-            dst,
-            ecn: transmit.ecn,
-            payload: contents.slice(i * segment..whole.min((i + 1) * segment)),
-        });
-        let wake = (self.shared.lock()).send(Instant::now().into_std(), datagrams);
-        if wake {
-            self.shared.wake.notify_one();
-        }
-        Ok(())
+        self.send(transmit, DEFAULT_TTL)
+    }
+
+    fn try_send_ttl(&self, transmit: &Transmit<'_>, ttl: u8) -> io::Result<()> {
+        self.send(transmit, ttl)
     }
 
     fn writable(self: Arc<Self>) -> Writable {

@@ -1,9 +1,6 @@
-//! What a link does to the datagrams that cross it.
+//! What a link does to the packets that cross it.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rand::{RngExt, rngs::StdRng};
 
@@ -18,10 +15,10 @@ pub const DEFAULT_LATENCY: Duration = Duration::from_millis(5);
 pub struct Link {
     /// Time from one end to the other.
     pub latency: Duration,
-    /// Probability that a datagram is lost, 0 to 1.
+    /// Probability that a packet is lost, 0 to 1.
     pub loss: f64,
     /// Largest IP packet, bytes; a larger one is dropped silently. A datagram's
-    /// packet is its payload and 28 bytes of headers (48 for IPv6).
+    /// packet is its payload and 28 bytes of headers (48 for IPv6); TCP's are 12 longer.
     pub mtu: usize,
     /// Speed; `None` is unlimited.
     pub bandwidth: Option<Bandwidth>,
@@ -127,9 +124,4 @@ impl Lane {
         self.free_at = Some(done);
         Ok(done)
     }
-}
-
-/// Size of the IP packet around a UDP payload.
-pub(super) fn packet_size(dst: SocketAddr, payload: usize) -> usize {
-    payload + if dst.is_ipv4() { 28 } else { 48 }
 }

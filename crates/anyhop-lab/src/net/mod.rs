@@ -9,41 +9,50 @@
 //!                 host a       host b         nat-d  … nested
 //! ```
 //!
-//! A datagram climbs from its host to the first segment that has its destination,
-//! through the NATs between, and goes down from there; each link it crosses takes its
-//! latency. Time is `tokio::time`'s: real, or virtual on a runtime with the paused
+//! A packet, UDP or TCP, climbs from its host to the first segment that has its
+//! destination, through the NATs between, and goes down from there; each link it crosses
+//! takes its latency, each NAT one of its TTL, the internet [`INTERNET_HOPS`]. Time is `tokio::time`'s: real, or virtual on a runtime with the paused
 //! clock, where on a current-thread runtime a run repeats exactly under its seed.
 //!
-//! Inside: `fabric` is the machine that moves datagrams, `host` the sockets that nodes
-//! see, `link` what happens on the way, `rules` the faults, `trace` what was counted.
+//! Inside: `fabric` is the machine that moves packets, `host` the sockets that nodes see,
+//! `streams` their TCP on the machine `tcp`, `link` what happens on the way, `rules` the
+//! faults, `trace` what was counted.
 
 mod fabric;
 mod host;
 mod link;
+mod packet;
 mod rules;
+mod streams;
+mod tcp;
+#[cfg(test)]
+mod tcp_tests;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 pub use host::{MAX_RECEIVE_SEGMENTS, MAX_TRANSMIT_SEGMENTS, RECEIVE_QUEUE};
 pub use link::{Bandwidth, DEFAULT_LATENCY, Link};
-pub use rules::End;
+pub use rules::{End, Traffic};
+pub use streams::ACCEPT_QUEUE;
 pub use trace::{Count, DropReason, Trace};
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use anyhop::net::Host;
 use tokio::{sync::Notify, time::Instant};
 
-use self::{
-    fabric::{Fabric, INTERNET},
-    host::SimHost,
-};
-use crate::nat::NatConfig;
+use self::{fabric::Fabric, host::SimHost};
+use crate::nat::{MapRefused, NatConfig};
+
+/// Routers between any two places on the internet, unless
+/// [set otherwise](VirtualNet::set_internet_hops).
+pub const INTERNET_HOPS: u8 = 8;
 
 /// A host of a [`VirtualNet`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +81,30 @@ impl From<NatId> for Place {
     fn from(nat: NatId) -> Self {
         Self::Nat(nat)
     }
+}
+
+/// Where a host or NAT hangs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// On the internet.
+    Internet,
+    /// Behind a NAT.
+    Behind(NatId),
+}
+
+impl From<NatId> for Site {
+    fn from(nat: NatId) -> Self {
+        Self::Behind(nat)
+    }
+}
+
+/// Which of a NAT's tables: each transport has ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
 }
 
 /// The addresses of a host or NAT: one, or several of both families.
@@ -136,22 +169,23 @@ impl VirtualNet {
     /// If there is no address, or one is taken.
     pub fn public_host(&self, name: &str, ips: impl Into<Addresses>) -> HostHandle {
         self.add_host(
-            INTERNET,
+            Site::Internet,
             name,
             ips.into(),
             Link::with_latency(DEFAULT_LATENCY),
         )
     }
 
-    /// Adds a NAT on the internet. It translates within a family, and drops what is
-    /// of a family that it has no address of.
+    /// Adds a NAT on the internet. It translates within a family; what is of a family that
+    /// it has no address of it drops, or lets out as it is
+    /// ([`NatConfig::ipv6_firewall`](crate::nat::NatConfig::ipv6_firewall)).
     ///
     /// # Panics
     /// As [`public_host`](Self::public_host).
     pub fn nat(&self, name: &str, ips: impl Into<Addresses>, config: NatConfig) -> NatId {
         let link = Link::with_latency(DEFAULT_LATENCY);
         self.lock()
-            .add_nat(INTERNET, name, &ips.into().0, config, link)
+            .add_nat(Site::Internet, name, &ips.into().0, config, link)
     }
 
     /// Adds a NAT behind another, on a link without latency.
@@ -165,9 +199,9 @@ impl VirtualNet {
         ips: impl Into<Addresses>,
         config: NatConfig,
     ) -> NatId {
-        let mut fabric = self.lock();
-        let segment = fabric.segment_behind(outer);
-        fabric.add_nat(segment, name, &ips.into().0, config, Link::default())
+        let ips = ips.into();
+        self.lock()
+            .add_nat(outer.into(), name, &ips.0, config, Link::default())
     }
 
     /// Adds a host behind a NAT, on a link without latency. Hosts behind the same NAT
@@ -176,8 +210,7 @@ impl VirtualNet {
     /// # Panics
     /// As [`public_host`](Self::public_host).
     pub fn host_behind(&self, nat: NatId, name: &str, ips: impl Into<Addresses>) -> HostHandle {
-        let segment = self.lock().segment_behind(nat);
-        self.add_host(segment, name, ips.into(), Link::default())
+        self.add_host(nat.into(), name, ips.into(), Link::default())
     }
 
     /// Changes the link of a host or NAT. What is on it keeps its arrival time.
@@ -224,14 +257,129 @@ impl VirtualNet {
         self.lock().rules.cut.remove(&host.into());
     }
 
-    /// Drops every UDP datagram that the host sends, as some office networks do.
-    pub fn block_udp(&self, host: impl Into<HostId>) {
-        self.lock().rules.no_udp.insert(host.into());
+    /// Drops all UDP from and to a host, or through a NAT, as some office networks do.
+    pub fn block_udp(&self, place: impl Into<Place>) {
+        self.block_traffic(place, Traffic::Udp);
     }
 
     /// Undoes [`block_udp`](Self::block_udp).
-    pub fn unblock_udp(&self, host: impl Into<HostId>) {
-        self.lock().rules.no_udp.remove(&host.into());
+    pub fn unblock_udp(&self, place: impl Into<Place>) {
+        self.unblock_traffic(place, Traffic::Udp);
+    }
+
+    /// Drops all TCP from and to a host, or through a NAT.
+    pub fn block_tcp(&self, place: impl Into<Place>) {
+        self.block_traffic(place, Traffic::Tcp);
+    }
+
+    /// Undoes [`block_tcp`](Self::block_tcp).
+    pub fn unblock_tcp(&self, place: impl Into<Place>) {
+        self.unblock_traffic(place, Traffic::Tcp);
+    }
+
+    /// Drops, silently and both ways, one kind of traffic of a host or through a NAT:
+    /// a transport, or a whole address family. Addresses stay as they are.
+    pub fn block_traffic(&self, place: impl Into<Place>, traffic: Traffic) {
+        self.lock().rules.traffic.insert((place.into(), traffic));
+    }
+
+    /// Undoes [`block_traffic`](Self::block_traffic).
+    pub fn unblock_traffic(&self, place: impl Into<Place>, traffic: Traffic) {
+        self.lock().rules.traffic.remove(&(place.into(), traffic));
+    }
+
+    /// Lets what is behind a NAT reach nothing outside but TCP to `proxy`.
+    pub fn proxy_only(&self, nat: NatId, proxy: SocketAddr) {
+        self.lock().rules.proxy_only.insert(nat, proxy);
+    }
+
+    /// Undoes [`proxy_only`](Self::proxy_only).
+    pub fn open_egress(&self, nat: NatId) {
+        self.lock().rules.proxy_only.remove(&nat);
+    }
+
+    /// Takes a host's interface down, or up again: while it is down the host has no
+    /// addresses but loopback, and sending fails. Nodes on the host are told.
+    pub fn set_interface(&self, host: impl Into<HostId>, is_up: bool) {
+        let host = host.into();
+        self.lock().set_up(host, is_up);
+        self.tell_change(host);
+    }
+
+    /// Gives a host other addresses on its network. Sockets bound to a wildcard go on
+    /// with them; those bound to an address that is gone send and receive nothing, TCP
+    /// connections from it neither. Nodes on the host are told.
+    ///
+    /// # Panics
+    /// If there is no address, or one is taken.
+    pub fn renumber(&self, host: impl Into<HostId>, ips: impl Into<Addresses>) {
+        self.relocate(host.into(), None, &ips.into());
+    }
+
+    /// Moves a host, with new addresses, to another network: a laptop is carried from
+    /// one room to the next. Its link keeps its properties.
+    ///
+    /// # Panics
+    /// As [`renumber`](Self::renumber).
+    pub fn move_host(
+        &self,
+        host: impl Into<HostId>,
+        to: impl Into<Site>,
+        ips: impl Into<Addresses>,
+    ) {
+        self.relocate(host.into(), Some(to.into()), &ips.into());
+    }
+
+    fn relocate(&self, host: HostId, to: Option<Site>, ips: &Addresses) {
+        self.lock().move_host(host, to, &ips.0);
+        self.tell_change(host);
+    }
+
+    fn tell_change(&self, host: HostId) {
+        let changes = self.lock().changes(host);
+        changes.send_modify(|count| *count += 1);
+    }
+
+    /// Gives a NAT other external addresses, as a new lease of the provider does. It
+    /// forgets all mappings; hosts inside are not told.
+    ///
+    /// # Panics
+    /// As [`renumber`](Self::renumber).
+    pub fn renumber_nat(&self, nat: NatId, ips: impl Into<Addresses>) {
+        self.lock().renumber_nat(nat, &ips.into().0);
+    }
+
+    /// The NAT that a host or NAT hangs behind: where it asks for port mappings.
+    #[must_use]
+    pub fn gateway(&self, place: impl Into<Place>) -> Option<NatId> {
+        self.lock().gateway(place.into())
+    }
+
+    /// Asks a NAT for a port mapping, as PCP, NAT-PMP and UPnP-IGD do: what arrives at
+    /// the answered external address goes to `internal`, whoever sends it.
+    ///
+    /// `wanted` is the external port asked for, 0 for any; the answer may have another. A
+    /// lifetime of zero removes the mapping.
+    ///
+    /// # Errors
+    /// If the NAT offers no mappings or has no room.
+    pub fn map_port(
+        &self,
+        nat: NatId,
+        transport: Transport,
+        internal: SocketAddr,
+        wanted: u16,
+        lifetime: Duration,
+    ) -> Result<SocketAddr, MapRefused> {
+        let now = Instant::now().into_std();
+        let is_udp = transport == Transport::Udp;
+        self.lock()
+            .map_port(now, nat, is_udp, internal, wanted, lifetime)
+    }
+
+    /// Changes how many routers lie between any two places on the internet.
+    pub fn set_internet_hops(&self, hops: u8) {
+        self.lock().internet_hops = hops;
     }
 
     /// Makes a NAT forget all its mappings, as a reboot does.
@@ -257,14 +405,12 @@ impl VirtualNet {
         self.lock().trace.clone()
     }
 
-    fn add_host(&self, segment: usize, name: &str, ips: Addresses, link: Link) -> HostHandle {
-        let addresses = ips.0.clone();
-        let id = self.lock().add_host(segment, name, ips.0, link);
+    fn add_host(&self, site: Site, name: &str, ips: Addresses, link: Link) -> HostHandle {
+        let id = self.lock().add_host(site, name, ips.0, link);
         HostHandle {
             net: self.clone(),
             id,
             name: name.into(),
-            addresses: addresses.into(),
         }
     }
 
@@ -279,7 +425,6 @@ pub struct HostHandle {
     net: VirtualNet,
     id: HostId,
     name: Arc<str>,
-    addresses: Arc<[IpAddr]>,
 }
 
 impl HostHandle {
@@ -290,7 +435,6 @@ impl HostHandle {
             shared: Arc::clone(&self.net.shared),
             id: self.id,
             name: Arc::clone(&self.name),
-            addresses: Arc::clone(&self.addresses),
         })
     }
 
@@ -307,15 +451,18 @@ impl HostHandle {
     }
 
     /// Its first address.
+    ///
+    /// # Panics
+    /// While its interface is down.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
-        self.addresses[0]
+        *self.addresses().first().expect("the interface is up")
     }
 
-    /// All its addresses, loopback left out.
+    /// All its addresses, loopback left out; none while its interface is down.
     #[must_use]
-    pub fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.net.lock().addresses(self.id).to_vec()
     }
 
     /// The same host, its link changed.
@@ -328,7 +475,7 @@ impl HostHandle {
 
 impl fmt::Debug for HostHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "host {} {:?}", self.name, self.addresses)
+        write!(f, "host {} {:?}", self.name, self.addresses())
     }
 }
 
@@ -349,6 +496,21 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Fabric> {
         self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After something was done to streams: wakes whom it concerns, and the fabric's task
+    /// if there is something to move earlier than it thought.
+    fn settle(&self) {
+        let (wakers, must_wake) = {
+            let mut fabric = self.lock();
+            (std::mem::take(&mut fabric.wakers), fabric.must_wake())
+        };
+        for waker in wakers {
+            waker.wake();
+        }
+        if must_wake {
+            self.wake.notify_one();
+        }
     }
 }
 

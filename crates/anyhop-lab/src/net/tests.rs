@@ -32,6 +32,17 @@ impl Raw {
         self.send_batch(to, bytes, None).expect("sent");
     }
 
+    fn send_ttl(&self, to: SocketAddr, bytes: &[u8], ttl: u8) {
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: bytes,
+            segment_size: None,
+            src_ip: None,
+        };
+        self.0.try_send_ttl(&transmit, ttl).expect("sent");
+    }
+
     fn send_batch(&self, to: SocketAddr, bytes: &[u8], segment: Option<usize>) -> io::Result<()> {
         self.0.try_send(&Transmit {
             destination: to,
@@ -410,6 +421,181 @@ async fn host_without_udp_sends_none() {
     pair.net.unblock_udp(&pair.inside);
     pair.inside_socket.send(pair.public_at(), b"ping");
     assert_eq!(pair.public_socket.recv().await.1, b"ping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nat_without_udp_passes_none_either_way() {
+    let pair = Pair::new(NatConfig::full_cone());
+    pair.inside_socket.send(pair.public_at(), b"ping");
+    let (from, _) = pair.public_socket.recv().await;
+    pair.net.block_udp(pair.nat);
+    pair.inside_socket.send(pair.public_at(), b"ping");
+    pair.public_socket.send(from, b"pong");
+    assert!(pair.inside_socket.hears_nothing().await);
+    assert!(pair.public_socket.hears_nothing().await);
+    assert_eq!(
+        pair.net.trace().dropped(DropReason::UdpBlocked).datagrams,
+        2
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_family_leaves_the_other() {
+    let net = VirtualNet::new(1);
+    let dual = |n: u16| {
+        let v4 = Ipv4Addr::new(198, 51, 100, u8::try_from(n).expect("small"));
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n);
+        net.public_host("dual", (v4, v6))
+    };
+    let (a, b) = (dual(1), dual(2));
+    let (a4, a6) = (Raw::bind(&a, "0.0.0.0:1"), Raw::bind(&a, "[::]:1"));
+    let (b4, b6) = (Raw::bind(&b, "0.0.0.0:1"), Raw::bind(&b, "[::]:1"));
+    net.block_traffic(&b, Traffic::Ipv4);
+    a4.send(at("198.51.100.2:1"), b"four");
+    a6.send(at("[2001:db8::2]:1"), b"six");
+    assert_eq!(b6.recv().await.1, b"six");
+    assert!(b4.hears_nothing().await);
+    net.unblock_traffic(&b, Traffic::Ipv4);
+    a4.send(at("198.51.100.2:1"), b"four");
+    assert_eq!(b4.recv().await.1, b"four");
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_ttl_opens_the_own_nats_and_dies_before_the_others() {
+    let net = VirtualNet::new(1);
+    let outer = net.nat("cgnat", ip("203.0.113.1"), NatConfig::carrier_grade());
+    let home = NatConfig::port_restricted_cone();
+    let inner = net.nat_behind(outer, "home", ip("100.64.0.2"), home.clone());
+    let a_host = net.host_behind(inner, "a", ip("192.168.1.2"));
+    let nat_b = net.nat("b", ip("203.0.113.2"), home);
+    let b_host = net.host_behind(nat_b, "b", ip("192.168.1.2"));
+    let a = Raw::bind(&a_host, "0.0.0.0:4001");
+    let b = Raw::bind(&b_host, "0.0.0.0:4001");
+    let expired = || net.trace().dropped(DropReason::TtlExpired).datagrams;
+
+    // Dies at the first router, which opens nothing; then at the second; then beyond.
+    for (ttl, opened) in [
+        (1, (0, 0)),
+        (2, (1, 0)),
+        (3, (1, 1)),
+        (2 + INTERNET_HOPS, (1, 1)),
+    ] {
+        let before = expired();
+        a.send_ttl(at("203.0.113.2:4001"), b"opener", ttl);
+        tokio::time::sleep(100 * MS).await;
+        let mapped = (net.mappings(inner), net.mappings(outer));
+        assert_eq!((mapped, expired() - before), (opened, 1), "ttl {ttl}");
+    }
+    // Beyond the internet it reaches the other NAT, and expires there before it is seen.
+    a.send_ttl(at("203.0.113.2:4001"), b"x", 3 + INTERNET_HOPS);
+    tokio::time::sleep(100 * MS).await;
+    let unseen = net
+        .trace()
+        .dropped(DropReason::Nat(crate::nat::NatDrop::NoMapping));
+    assert_eq!(unseen.datagrams, 0);
+    a.send_ttl(at("203.0.113.2:4001"), b"x", 4 + INTERNET_HOPS);
+    tokio::time::sleep(100 * MS).await;
+    let seen = net
+        .trace()
+        .dropped(DropReason::Nat(crate::nat::NatDrop::NoMapping));
+    assert_eq!(seen.datagrams, 1);
+    drop(b);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renumbered_host_goes_on_with_its_wildcard_socket_and_is_told() {
+    let pair = Pair::new(NatConfig::port_restricted_cone());
+    let mut changes = pair.inside.host().network_changes().expect("watched");
+    let old = Raw::bind(&pair.inside, "10.0.0.2:5000");
+    pair.net.renumber(&pair.inside, ip("10.0.0.77"));
+    assert!(changes.has_changed().expect("the host lives"));
+    changes.mark_unchanged();
+    assert_eq!(pair.inside.ip(), ip("10.0.0.77"));
+    pair.inside_socket.send(pair.public_at(), b"new");
+    let (from, _) = pair.public_socket.recv().await;
+    pair.public_socket.send(from, b"back");
+    assert_eq!(pair.inside_socket.recv().await.1, b"back");
+    let stale = old.send_batch(pair.public_at(), b"x", None);
+    let kind = stale.expect_err("its address is gone").kind();
+    assert_eq!(kind, io::ErrorKind::AddrNotAvailable);
+
+    pair.net.set_interface(&pair.inside, false);
+    assert!(changes.has_changed().expect("the host lives"));
+    let down = pair.inside_socket.send_batch(pair.public_at(), b"x", None);
+    let kind = down.expect_err("no address").kind();
+    assert_eq!(kind, io::ErrorKind::NetworkUnreachable);
+    pair.net.set_interface(&pair.inside, true);
+    pair.inside_socket.send(pair.public_at(), b"up");
+    assert_eq!(pair.public_socket.recv().await.1, b"up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn moved_host_is_behind_another_nat_and_gone_from_its_first() {
+    let pair = Pair::new(NatConfig::full_cone());
+    let cafe = pair
+        .net
+        .nat("cafe", ip("203.0.113.9"), NatConfig::full_cone());
+    pair.net.move_host(&pair.inside, cafe, ip("172.16.0.5"));
+    assert_eq!(pair.net.gateway(&pair.inside), Some(cafe));
+    pair.inside_socket.send(pair.public_at(), b"from the cafe");
+    let (from, _) = pair.public_socket.recv().await;
+    assert_eq!(from.ip(), ip("203.0.113.9"));
+    let other = pair.net.host_behind(pair.nat, "other", ip("10.0.0.2"));
+    assert_eq!(other.ip(), ip("10.0.0.2"), "the old address is free");
+    pair.net
+        .move_host(&pair.inside, Site::Internet, ip("198.51.100.50"));
+    pair.inside_socket.send(pair.public_at(), b"on the street");
+    assert_eq!(pair.public_socket.recv().await.0.ip(), ip("198.51.100.50"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn renumbered_nat_shows_another_address_and_forgets() {
+    let pair = Pair::new(NatConfig::full_cone());
+    pair.inside_socket.send(pair.public_at(), b"ping");
+    let (from, _) = pair.public_socket.recv().await;
+    pair.net.renumber_nat(pair.nat, ip("203.0.113.200"));
+    pair.public_socket.send(from, b"to the old address");
+    assert!(pair.inside_socket.hears_nothing().await);
+    pair.inside_socket.send(pair.public_at(), b"ping");
+    let (from, _) = pair.public_socket.recv().await;
+    assert_eq!(from.ip(), ip("203.0.113.200"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ipv6_firewall_routes_to_hosts_inside_and_stops_strangers() {
+    let net = VirtualNet::new(1);
+    let filter = crate::nat::Filtering::AddressAndPortDependent;
+    let config = NatConfig::port_restricted_cone().with_ipv6_firewall(filter);
+    let (v4, v6) = (
+        Ipv4Addr::new(10, 0, 0, 2),
+        "2001:db8:1::2".parse().expect("v6"),
+    );
+    let outer = net.nat("outer", ip("203.0.113.1"), config.clone());
+    let inner = net.nat_behind(outer, "inner", ip("100.64.0.2"), config);
+    let inside = net.host_behind(inner, "a", (v4, v6));
+    let public = net.public_host("r", ip("2001:db8::1"));
+    let a = Raw::bind(&inside, "[::]:4001");
+    let r = Raw::bind(&public, "[::]:4001");
+    r.send(at("[2001:db8:1::2]:4001"), b"stranger");
+    assert!(a.hears_nothing().await);
+    a.send(at("[2001:db8::1]:4001"), b"hello");
+    assert_eq!(r.recv().await.0, at("[2001:db8:1::2]:4001"));
+    r.send(at("[2001:db8:1::2]:4001"), b"known");
+    assert_eq!(a.recv().await.1, b"known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requested_port_mapping_lets_a_stranger_in() {
+    let config = NatConfig::symmetric().with_port_mapping(crate::nat::PortMapping::Honest);
+    let pair = Pair::new(config);
+    let gateway = pair.net.gateway(&pair.inside).expect("behind a NAT");
+    let hour = Duration::from_secs(3600);
+    let external = pair
+        .net
+        .map_port(gateway, Transport::Udp, at("10.0.0.2:4001"), 0, hour)
+        .expect("mapped");
+    pair.public_socket.send(external, b"uninvited");
+    assert_eq!(pair.inside_socket.recv().await.1, b"uninvited");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use super::{HostId, Place};
+use super::{HostId, Place, packet::Packet};
 use crate::nat::NatDrop;
 
-/// Why a datagram was not delivered.
+/// Why a packet was not delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -17,8 +17,18 @@ pub enum DropReason {
     LinkQueueFull,
     /// The host is [cut off](super::VirtualNet::cut).
     Cut,
-    /// The sender may not [send UDP](super::VirtualNet::block_udp).
+    /// [UDP](super::VirtualNet::block_udp) does not pass there.
     UdpBlocked,
+    /// [TCP](super::VirtualNet::block_tcp) does not pass there.
+    TcpBlocked,
+    /// Its [family](super::VirtualNet::block_traffic) does not pass there.
+    FamilyBlocked,
+    /// The network lets out nothing but TCP [to its proxy](super::VirtualNet::proxy_only).
+    NotTheProxy,
+    /// The TTL ran out before it arrived.
+    TtlExpired,
+    /// The host no longer has the packet's address.
+    AddressGone,
     /// A [`block`](super::VirtualNet::block) rule.
     Blocked,
     /// Nobody has the destination address.
@@ -33,7 +43,7 @@ pub enum DropReason {
     Nat(NatDrop),
 }
 
-/// Datagrams and the bytes in them (UDP payload).
+/// Packets, UDP datagrams and TCP segments alike, and the payload in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// How many.
@@ -151,20 +161,24 @@ impl Trace {
         assert_eq!(seen.datagrams, 0, "directly delivered: {seen}");
     }
 
-    pub(super) fn on_sent(&mut self, host: HostId, bytes: usize) {
-        self.sent.entry(host).or_default().add(bytes);
+    pub(super) fn on_sent(&mut self, packet: &Packet) {
+        let sent = self.sent.entry(packet.origin).or_default();
+        sent.add(packet.payload_len());
     }
 
-    pub(super) fn on_delivered(&mut self, from: HostId, to: HostId, bytes: usize) {
-        self.delivered.entry((from, to)).or_default().add(bytes);
+    pub(super) fn on_delivered(&mut self, packet: &Packet, to: HostId) {
+        let delivered = self.delivered.entry((packet.origin, to)).or_default();
+        delivered.add(packet.payload_len());
     }
 
-    pub(super) fn on_carried(&mut self, place: Place, bytes: usize) {
-        self.carried.entry(place).or_default().add(bytes);
+    pub(super) fn on_carried(&mut self, place: Place, packet: &Packet) {
+        let carried = self.carried.entry(place).or_default();
+        carried.add(packet.payload_len());
     }
 
-    pub(super) fn on_dropped(&mut self, from: HostId, reason: DropReason, bytes: usize) {
-        self.dropped.entry((from, reason)).or_default().add(bytes);
+    pub(super) fn on_dropped(&mut self, packet: &Packet, reason: DropReason) {
+        let dropped = self.dropped.entry((packet.origin, reason)).or_default();
+        dropped.add(packet.payload_len());
     }
 }
 
