@@ -7,19 +7,26 @@ use nix::{
     net::if_::InterfaceFlags,
 };
 
-/// The IP addresses of all interfaces that are up, loopback included, each once and in
-/// order. IPv6 link-local addresses, which mean nothing without their interface, are
-/// left out.
+/// The IP addresses of all interfaces that are up and have a carrier, loopback included,
+/// each once and in order. IPv6 link-local addresses, which mean nothing without their
+/// interface, are left out.
 ///
 /// # Errors
 /// What the system said.
 pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
-    let addresses: BTreeSet<IpAddr> = getifaddrs()?
-        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
-        .filter_map(|interface| ip_of(&interface))
-        .filter(is_of_use)
-        .collect();
+    let addresses: BTreeSet<IpAddr> = named_addresses()?.into_iter().map(|(_, ip)| ip).collect();
     Ok(addresses.into_iter().collect())
+}
+
+/// The same, each with the name of its interface.
+pub(crate) fn named_addresses() -> io::Result<BTreeSet<(String, IpAddr)>> {
+    let usable = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let addresses = getifaddrs()?
+        .filter(|interface| interface.flags.contains(usable))
+        .filter_map(|interface| Some((ip_of(&interface)?, interface.interface_name)))
+        .filter(|(ip, _)| is_of_use(ip))
+        .map(|(ip, name)| (name, ip));
+    Ok(addresses.collect())
 }
 
 fn ip_of(interface: &InterfaceAddress) -> Option<IpAddr> {

@@ -7,7 +7,11 @@
 mod interfaces;
 mod lock;
 mod process;
+mod routes;
+mod watch;
 
 pub use interfaces::interface_addresses;
 pub use lock::{LOCK_FILE, LockError, StateDirLock};
 pub use process::{is_root, process_cpu_time};
+pub use routes::{Gateway, default_gateways};
+pub use watch::{NetworkWatch, netlink_events};

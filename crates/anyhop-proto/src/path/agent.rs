@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, GIVE_UP, IDLE_TICK, PUNCH_RETRY,
-    PUNCH_RETRY_MAX, SUSPECT_AFTER,
+    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, GIVE_UP,
+    IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, SUSPECT_AFTER,
 };
 use crate::circuit::CircuitId;
 
@@ -81,6 +81,9 @@ impl fmt::Display for CloseReason {
 pub enum Action {
     /// Send a ping on this path and report its pong.
     Ping(PathKey),
+    /// This path was dead and answers again: have the engine send on it now, since its own
+    /// timers have backed off.
+    Revive(PathKey),
     /// Send new data on this path, keep the others as backups.
     Select(PathKey),
     /// Close this path.
@@ -103,6 +106,8 @@ struct PathState {
     /// When traffic went out that nothing has answered since.
     unanswered_since: Option<Instant>,
     pings: u32,
+    /// This host's network changed, and the path has not answered since.
+    doubted: bool,
     dead: bool,
     ended: bool,
     closing: bool,
@@ -110,7 +115,19 @@ struct PathState {
 
 impl PathState {
     fn dead_after(&self) -> Duration {
-        DEAD_AFTER.max(self.rtt * 4)
+        if self.doubted {
+            DEAD_AFTER_CHANGE.max(self.rtt * 3)
+        } else {
+            DEAD_AFTER.max(self.rtt * 4)
+        }
+    }
+
+    fn suspect_after(&self) -> Duration {
+        if self.doubted {
+            Duration::ZERO
+        } else {
+            SUSPECT_AFTER.max(self.rtt * 2).min(DEAD_AFTER)
+        }
     }
 
     fn cost(&self) -> Duration {
@@ -128,10 +145,12 @@ impl PathState {
         !self.dead && !self.ended
     }
 
-    fn answered(&mut self) {
+    /// Answers whether it was dead until now.
+    fn answered(&mut self) -> bool {
         self.unanswered_since = None;
         self.pings = 0;
-        self.dead = false;
+        self.doubted = false;
+        std::mem::take(&mut self.dead)
     }
 }
 
@@ -197,6 +216,8 @@ pub struct PathAgent {
     punch: Retry,
     circuit: Retry,
     all_dead_since: Option<Instant>,
+    /// This host has no network: silence says nothing about a path.
+    offline: bool,
     busy: bool,
     actions: VecDeque<Action>,
 }
@@ -214,6 +235,7 @@ impl PathAgent {
             punch: Retry::new(PUNCH_RETRY, PUNCH_RETRY_MAX),
             circuit: Retry::new(CIRCUIT_RETRY, CIRCUIT_RETRY_MAX),
             all_dead_since: None,
+            offline: false,
             busy: true,
             actions: VecDeque::new(),
         };
@@ -282,7 +304,9 @@ impl PathAgent {
                 continue;
             };
             if sample.rx > path.rx {
-                path.answered();
+                if path.answered() {
+                    self.actions.push_back(Action::Revive(sample.key));
+                }
                 self.busy = true;
             } else if sample.tx > path.tx {
                 path.unanswered_since.get_or_insert(now);
@@ -300,9 +324,33 @@ impl PathAgent {
     /// A ping on this path was answered.
     pub fn handle_pong(&mut self, now: Instant, key: PathKey) {
         if let Some(path) = self.paths.get_mut(&key) {
-            path.answered();
+            if path.answered() {
+                self.actions.push_back(Action::Revive(key));
+            }
             self.decide(now);
         }
+    }
+
+    /// This host's addresses, interfaces or routes changed; `online` tells whether it has a
+    /// network now.
+    pub fn handle_network_changed(&mut self, now: Instant, online: bool) {
+        self.offline = !online;
+        if self.offline {
+            return;
+        }
+        if let Some(since) = &mut self.all_dead_since {
+            *since = now;
+        }
+        self.busy = true;
+        self.punch.reset();
+        self.circuit.reset();
+        for (key, path) in &mut self.paths {
+            path.doubted = true;
+            path.unanswered_since = Some(now);
+            path.pings = 1;
+            self.actions.push_back(Action::Ping(*key));
+        }
+        self.decide(now);
     }
 
     /// The circuit below a path was torn down.
@@ -365,6 +413,7 @@ impl PathAgent {
                 rx: 0,
                 unanswered_since: None,
                 pings: 0,
+                doubted: false,
                 dead: false,
                 ended: false,
                 closing: false,
@@ -392,7 +441,7 @@ impl PathAgent {
             if silent >= path.dead_after() && path.pings >= DEAD_PINGS {
                 path.dead = true;
             }
-            if silent >= SUSPECT_AFTER.max(path.rtt * 2).min(DEAD_AFTER) {
+            if silent >= path.suspect_after() {
                 path.pings += 1;
                 self.actions.push_back(Action::Ping(*key));
             }
@@ -429,7 +478,7 @@ impl PathAgent {
 
     /// Closes what is dead, as long as something lives.
     fn close_dead(&mut self) {
-        if !self.paths.values().any(PathState::alive) {
+        if self.offline || !self.paths.values().any(PathState::alive) {
             return;
         }
         for (key, path) in &mut self.paths {
@@ -452,6 +501,7 @@ impl PathAgent {
             return;
         }
         let since = match self.all_dead_since {
+            Some(_) if self.offline => *self.all_dead_since.insert(now),
             Some(since) => since,
             None => {
                 self.circuit.reset();

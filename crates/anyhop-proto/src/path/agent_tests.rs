@@ -218,10 +218,86 @@ fn a_torn_down_circuit_is_replaced_at_once() {
     assert!(actions.contains(&Action::OpenCircuit));
 }
 
+#[test]
+fn after_a_network_change_every_path_is_pinged_and_a_dead_one_leaves_sooner() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    w.agent.handle_punch_done(w.now, true);
+    w.tick(&[0, 1], &[0, 1]);
+    w.agent.handle_network_changed(w.now, true);
+    let changed = w.now;
+    assert_eq!(w.drain(), [Action::Ping(0), Action::Ping(1)]);
+    w.agent.handle_pong(w.now, 0);
+    loop {
+        let actions = w.tick(&[1], &[]);
+        if actions.contains(&Action::Close(1, CloseReason::Dead)) {
+            // A punch is not made to wait for what went before.
+            assert!(actions.contains(&Action::Select(0)) && actions.contains(&Action::Punch));
+            break;
+        }
+        assert!(w.now - changed <= Duration::from_millis(400));
+    }
+}
+
+#[test]
+fn a_path_that_answers_after_a_network_change_stays() {
+    let mut w = World::new(Role::Client, DIRECT);
+    w.tick(&[0], &[0]);
+    w.agent.handle_network_changed(w.now, true);
+    assert_eq!(w.drain(), [Action::Ping(0)]);
+    w.agent.handle_pong(w.now, 0);
+    for _ in 0..20 {
+        let actions = w.tick(&[0], &[0]);
+        assert_eq!(actions, [], "nothing is amiss");
+    }
+}
+
+#[test]
+fn nothing_is_closed_or_given_up_while_the_host_is_offline() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    w.tick(&[0, 1], &[0, 1]);
+    w.agent.handle_network_changed(w.now, false);
+    for n in 0..1000 {
+        // One of the two is silent for longer, as idle paths are.
+        let sends: &[PathKey] = if n < 30 { &[1] } else { &[0, 1] };
+        for action in w.tick(sends, &[]) {
+            assert!(
+                !matches!(action, Action::Close(..) | Action::GiveUp),
+                "{action:?} while offline"
+            );
+            if action == Action::OpenCircuit {
+                w.agent.handle_circuit_done(w.now, false);
+            }
+        }
+    }
+    assert!(w.agent.stalled());
+    w.agent.handle_network_changed(w.now, true);
+    w.agent.handle_pong(w.now, 1);
+    assert!(w.drain().contains(&Action::Revive(1)));
+    assert!(!w.agent.stalled());
+}
+
+#[test]
+fn back_online_the_time_to_give_up_starts_anew() {
+    let mut w = World::new(Role::Server, DIRECT);
+    w.tick(&[0], &[0]);
+    w.agent.handle_network_changed(w.now, false);
+    for _ in 0..100 {
+        assert!(!w.tick(&[0], &[]).contains(&Action::GiveUp));
+    }
+    w.agent.handle_network_changed(w.now, true);
+    let back = w.now;
+    while !w.tick(&[0], &[]).contains(&Action::GiveUp) {
+        assert!(w.now - back < GIVE_UP + Duration::from_secs(1));
+    }
+    assert!(w.now - back >= GIVE_UP);
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_selected_path_is_open_and_actions_name_open_paths(
-        steps in proptest::collection::vec((0..6_u8, 0..4_u32), 1..200)
+        steps in proptest::collection::vec((0..8_u8, 0..4_u32), 1..200)
     ) {
         let mut w = World::new(Role::Client, CIRCUIT);
         for (step, key) in steps {
@@ -234,10 +310,15 @@ proptest! {
                 }
                 3 => { w.tick(&[key], &[]); }
                 4 => w.agent.handle_pong(w.now, key),
+                6 => w.agent.handle_network_changed(w.now, key > 0),
                 _ => { w.tick(&[key], &[key]); }
             }
             for action in w.drain() {
-                if let Action::Ping(k) | Action::Select(k) | Action::Close(k, _) = action {
+                if let Action::Ping(k)
+                | Action::Revive(k)
+                | Action::Select(k)
+                | Action::Close(k, _) = action
+                {
                     prop_assert!(w.agent.route(k).is_some(), "{:?} on an unknown path", action);
                 }
             }

@@ -16,6 +16,11 @@
 //! data on the others (noq does not fail over by itself). The last path is never closed:
 //! the client looks for a circuit, and when nothing lives for [`GIVE_UP`] the session
 //! ends with that reason.
+//!
+//! **Moving**: when this host's network changes, every path is pinged at once and has less
+//! time to answer, and what waited for a later attempt is tried now. While the host has no
+//! network at all nothing is closed and nothing given up: all paths are as dead as the
+//! network, and most are as alive when it is back.
 
 mod agent;
 mod punch;
@@ -29,7 +34,11 @@ use std::time::Duration;
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(250);
 /// A path with unanswered pings is dead after this long, or four round trips.
 pub const DEAD_AFTER: Duration = Duration::from_millis(700);
-/// A session without any live path ends after this long.
+/// After this host's network changed, a path that does not answer is dead after this long,
+/// or three round trips.
+pub const DEAD_AFTER_CHANGE: Duration = Duration::from_millis(350);
+/// A session without any live path ends after this long. Time in which this host has no
+/// network does not count.
 pub const GIVE_UP: Duration = Duration::from_secs(15);
 /// How often counters are read while there is traffic.
 pub const ACTIVE_TICK: Duration = Duration::from_millis(200);

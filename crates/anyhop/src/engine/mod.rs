@@ -145,6 +145,13 @@ impl Engine {
         self.endpoint.accept().await
     }
 
+    /// This machine's network changed: connections forget which address they sent from, and
+    /// send again at once on paths whose timers have backed off.
+    pub(crate) fn network_changed(&self) {
+        self.endpoint
+            .handle_network_change(Some(Arc::new(PathsStay)));
+    }
+
     /// Closes every connection and waits until the peers could be told.
     pub(crate) async fn close(&self) {
         self.endpoint.close(
@@ -152,6 +159,16 @@ impl Engine {
             b"the node is shutting down",
         );
         self.endpoint.wait_all_draining().await;
+    }
+}
+
+/// Which paths are given up after a change is our path agents' to say.
+#[derive(Debug)]
+struct PathsStay;
+
+impl noq::NetworkChangeHint for PathsStay {
+    fn is_path_recoverable(&self, _: PathId, _: noq::FourTuple) -> bool {
+        true
     }
 }
 

@@ -4,8 +4,10 @@
 //! Time is not part of it: everything in this crate reads `tokio::time`, so a
 //! simulator drives it with tokio's paused clock.
 
+mod live;
 mod os;
 
+pub(crate) use live::LiveSocket;
 pub use os::OsHost;
 
 use std::{
@@ -122,4 +124,7 @@ pub trait DatagramSocket: Send + Sync + Debug + 'static {
     fn may_fragment(&self) -> bool {
         false
     }
+
+    /// The machine's network changed: what the socket found out about it holds no more.
+    fn network_changed(&self) {}
 }

@@ -4,19 +4,32 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, RwLock, RwLockReadGuard},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use anyhop_os::NetworkWatch;
 use noq::udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
+use tokio::{
+    io::Interest,
+    net::UnixDatagram,
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::{DatagramSocket, Host, Writable};
 
 /// Kernel buffer asked for in each direction, bytes: 4 ms at 10 Gbit/s. The kernel
 /// caps it silently at its own limit.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How often the clocks are compared for sleep, and addresses where there is no netlink.
+const LOOK_AROUND: Duration = Duration::from_secs(2);
+
+/// Events of the kernel taken at once; more are another change.
+const MAX_EVENTS: usize = 1024;
 
 /// The machine this process runs on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,19 +49,85 @@ impl Host for OsHost {
         let state = UdpSocketState::new((&socket).into())?;
         Ok(Arc::new(OsSocket {
             io: tokio::net::UdpSocket::from_std(socket)?,
-            state,
+            state: RwLock::new(state),
         }))
     }
 
     fn interface_addresses(&self) -> io::Result<Vec<IpAddr>> {
         anyhop_os::interface_addresses()
     }
+
+    fn network_changes(&self) -> Option<watch::Receiver<u64>> {
+        let (sender, changes) = watch::channel(0);
+        tokio::spawn(watch_network(sender));
+        Some(changes)
+    }
+}
+
+/// Counts this machine's changes until nobody reads them.
+async fn watch_network(changes: watch::Sender<u64>) {
+    let mut known = NetworkWatch::new();
+    let mut events = netlink();
+    let mut look_around = interval(LOOK_AROUND);
+    look_around.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let told = tokio::select! {
+            () = changes.closed() => return,
+            told = next_event(events.as_ref()) => Some(told),
+            _ = look_around.tick() => None,
+        };
+        if let Some(Err(e)) = &told {
+            tracing::debug!(error = %e, "netlink lost events");
+            events = netlink();
+        }
+        let look = told.is_some() || events.is_none();
+        // Both are asked, so that neither keeps old news.
+        let (slept, changed) = (known.has_slept(), look && known.has_changed());
+        if slept || changed {
+            tracing::debug!(slept, changed, "the network changed");
+            changes.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// A netlink socket as tokio knows how to wait for one: it takes datagrams as any other.
+fn netlink() -> Option<UnixDatagram> {
+    let open = || {
+        let socket = std::os::unix::net::UnixDatagram::from(anyhop_os::netlink_events()?);
+        UnixDatagram::from_std(socket)
+    };
+    open()
+        .inspect_err(|e| tracing::info!(error = %e, "no netlink: the network is polled"))
+        .ok()
+}
+
+/// Waits for events and takes them. An error says that some were lost.
+async fn next_event(events: Option<&UnixDatagram>) -> io::Result<()> {
+    let Some(events) = events else {
+        return std::future::pending().await;
+    };
+    events.readable().await?;
+    let mut event = [0; 512];
+    for _ in 0..MAX_EVENTS {
+        match events.try_recv(&mut event) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug)]
 struct OsSocket {
     io: tokio::net::UdpSocket,
-    state: UdpSocketState,
+    state: RwLock<UdpSocketState>,
+}
+
+impl OsSocket {
+    fn state(&self) -> RwLockReadGuard<'_, UdpSocketState> {
+        self.state.read().expect("no holder panics")
+    }
 }
 
 impl DatagramSocket for OsSocket {
@@ -65,7 +144,7 @@ impl DatagramSocket for OsSocket {
         loop {
             ready!(self.io.poll_recv_ready(cx))?;
             let received = self.io.try_io(Interest::READABLE, || {
-                self.state.recv((&self.io).into(), bufs, meta)
+                self.state().recv((&self.io).into(), bufs, meta)
             });
             match received {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -76,7 +155,7 @@ impl DatagramSocket for OsSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.io).into(), transmit)
+            self.state().try_send((&self.io).into(), transmit)
         })
     }
 
@@ -85,14 +164,23 @@ impl DatagramSocket for OsSocket {
     }
 
     fn max_transmit_segments(&self) -> NonZeroUsize {
-        self.state.max_gso_segments()
+        self.state().max_gso_segments()
     }
 
     fn max_receive_segments(&self) -> NonZeroUsize {
-        self.state.gro_segments()
+        self.state().gro_segments()
     }
 
     fn may_fragment(&self) -> bool {
-        self.state.may_fragment()
+        self.state().may_fragment()
+    }
+
+    fn network_changed(&self) {
+        // A source address that was gone looked to the state like a kernel that cannot
+        // segment: it would send one by one for ever.
+        match UdpSocketState::new((&self.io).into()) {
+            Ok(state) => *self.state.write().expect("no holder panics") = state,
+            Err(e) => tracing::debug!(error = %e, "socket options not renewed"),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhop_base::{Endpoint, PeerAddr, PeerId};
 use anyhop_proto::control::{Attached, MAX_CONTROL_FRAME};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{Inner, protocols};
 use crate::{
@@ -38,8 +38,11 @@ impl Inner {
             if started.elapsed() >= STABLE {
                 wait = RETRY;
             }
-            sleep(wait).await;
-            wait = (wait * 2).min(RETRY_MAX);
+            if self.moved_within(wait).await {
+                wait = RETRY;
+            } else {
+                wait = (wait * 2).min(RETRY_MAX);
+            }
         }
     }
 

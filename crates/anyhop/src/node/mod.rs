@@ -8,6 +8,7 @@ mod attach;
 mod attempts;
 mod dial;
 mod inbox;
+mod monitor;
 pub(crate) mod punch;
 mod records;
 mod registry;
@@ -27,7 +28,7 @@ use anyhop_base::{
 use anyhop_proto::circuit::{CircuitId, LinkId, RelayBook};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Notify, broadcast, mpsc},
+    sync::{Notify, broadcast, mpsc, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
+pub(crate) use monitor::Network;
 
 use crate::{
     Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, PathKind,
@@ -42,7 +44,7 @@ use crate::{
     StartError, StreamError,
     circuit::Circuits,
     engine::{Engine, Fabric},
-    net::{Host, OsHost},
+    net::{Host, LiveSocket, OsHost},
 };
 
 /// Names of the library's own protocols, within the network's prefix.
@@ -163,6 +165,10 @@ pub(crate) struct Inner {
     keypair: Keypair,
     network_id: NetworkId,
     host: Arc<dyn Host>,
+    sockets: Vec<Arc<LiveSocket>>,
+    /// Told when one of the sockets fails.
+    socket_failed: Arc<Notify>,
+    network: watch::Sender<Network>,
     engine: Engine,
     clock: records::WallClock,
     started: Instant,

@@ -208,6 +208,11 @@ impl Inner {
         self.book().observed.remove(&link);
     }
 
+    /// Where others saw this node when it was elsewhere.
+    pub(super) fn forget_observations(&self) {
+        self.book().observed.clear();
+    }
+
     /// Remembers an address told by hand.
     pub(crate) fn remember(&self, peer: PeerId, addr: Endpoint) {
         let mut book = self.book();

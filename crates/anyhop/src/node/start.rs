@@ -8,19 +8,19 @@ use std::{
 use anyhop_base::Keypair;
 use anyhop_proto::circuit::{RelayBook, RelayLimits};
 use tokio::{
-    sync::{Notify, broadcast},
+    sync::{Notify, broadcast, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{EVENT_QUEUE, Inner, inbox::Inbox, records};
+use super::{EVENT_QUEUE, Inner, Network, inbox::Inbox, records};
 use crate::{
     Config, StartError,
     engine::{Engine, Fabric, random_seed},
-    net::{DatagramSocket, Host},
+    net::{Host, LiveSocket},
 };
 
-type Socket = Arc<dyn DatagramSocket>;
+type Socket = Arc<LiveSocket>;
 
 /// Starts a node; everything it needs is ready when this returns.
 pub(super) fn start(
@@ -29,8 +29,10 @@ pub(super) fn start(
     config: Config,
 ) -> Result<Arc<Inner>, StartError> {
     let me = keypair.public().to_peer_id();
-    let (v4, v6) = bind(&*host, &config.listen)?;
-    let fabric = Fabric::new(v4, v6, random_seed());
+    let socket_failed = Arc::new(Notify::new());
+    let (v4, v6) = bind(&host, &config.listen, &socket_failed)?;
+    let sockets = [&v4, &v6].into_iter().flatten().cloned().collect();
+    let fabric = Fabric::new(v4.map(|s| s as _), v6.map(|s| s as _), random_seed());
     let network_id = config.network.id();
     let engine = Engine::new(
         &keypair,
@@ -51,7 +53,10 @@ pub(super) fn start(
         attempts: Arc::default(),
         keypair,
         network_id,
+        network: watch::Sender::new(Network::FIRST),
         host,
+        sockets,
+        socket_failed,
         engine,
         clock: records::WallClock::new(),
         started: Instant::now(),
@@ -70,6 +75,7 @@ pub(super) fn start(
     });
     inner.spawn(Arc::clone(&inner).accept_connections());
     inner.spawn(Arc::clone(&inner).keep_record());
+    inner.spawn(Arc::clone(&inner).watch_network());
     for bootstrap in &inner.config.bootstrap {
         inner.remember(bootstrap.peer, bootstrap.addr);
     }
@@ -83,12 +89,13 @@ pub(super) fn start(
 
 /// Binds what was asked for, or one port of each family.
 fn bind(
-    host: &dyn Host,
+    host: &Arc<dyn Host>,
     listen: &[SocketAddr],
+    failed: &Arc<Notify>,
 ) -> Result<(Option<Socket>, Option<Socket>), StartError> {
     if listen.is_empty() {
-        let v4 = bind_one(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let v6 = bind_one(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
+        let v4 = bind_one(host, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), failed);
+        let v6 = bind_one(host, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), failed);
         // One family is enough for a machine that has only one.
         return match (v4, v6) {
             (Err(e), Err(_)) => Err(e),
@@ -101,13 +108,17 @@ fn bind(
         if let Some((first, _)) = slot {
             return Err(StartError::TwoOfOneFamily(*first, *addr));
         }
-        *slot = Some((*addr, bind_one(host, *addr)?));
+        *slot = Some((*addr, bind_one(host, *addr, failed)?));
     }
     let [v4, v6] = bound.map(|slot| slot.map(|(_, socket)| socket));
     Ok((v4, v6))
 }
 
-fn bind_one(host: &dyn Host, addr: SocketAddr) -> Result<Socket, StartError> {
-    host.bind_udp(addr)
+fn bind_one(
+    host: &Arc<dyn Host>,
+    addr: SocketAddr,
+    failed: &Arc<Notify>,
+) -> Result<Socket, StartError> {
+    LiveSocket::bind(Arc::clone(host), addr, Arc::clone(failed))
         .map_err(|source| StartError::Bind { addr, source })
 }

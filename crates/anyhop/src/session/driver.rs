@@ -16,7 +16,7 @@ use anyhop_proto::{
 };
 use futures_util::StreamExt;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -29,7 +29,7 @@ use crate::{
     Carrier, Event, PathInfo, PathKind, Technique,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
-    node::{Attempting, Inner, punch},
+    node::{Attempting, Inner, Network, punch},
 };
 
 /// An unused, superseded connection lives this long, for streams on their way.
@@ -45,6 +45,8 @@ const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
 const QUICK_TICK: Duration = Duration::from_millis(30);
 /// For how long, in such looks.
 const QUICK_TICKS: u32 = 10;
+/// Direct paths of one session, above which a new address of the peer's is left alone.
+const ENOUGH_DIRECT: usize = 3;
 /// Longest wait for the peer before a punch: a wrong round trip must not stop it.
 const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
 
@@ -71,6 +73,7 @@ pub(crate) struct Driver {
     node: Arc<Inner>,
     conn: Arc<Conn>,
     commands: mpsc::Receiver<Command>,
+    network: watch::Receiver<Network>,
     events: PathEvents,
     agent: PathAgent,
     probing: Probing,
@@ -115,10 +118,12 @@ impl Driver {
         let direct_wanted = node.config.direct_paths;
         let agent = PathAgent::new(conn.role, direct_wanted, 0, route_of(remote));
         let probing = Probing::new(Arc::clone(&node.fabric), Arc::clone(&conn));
+        let network = node.network();
         let mut driver = Self {
             node,
             conn,
             commands,
+            network,
             events,
             agent,
             probing,
@@ -162,6 +167,7 @@ impl Driver {
                     self.handle_found(found);
                 }
                 Some(event) = self.events.next() => self.handle_event(event.ok()),
+                Ok(()) = self.network.changed() => self.network_changed(),
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(job) = self.jobs.join_next() => {
                     if let Ok(job) = job {
@@ -203,7 +209,9 @@ impl Driver {
             tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
+                Found::SeenAt(addr) => self.seen_at(addr),
                 Found::PingedFrom(addr) => self.pinged_from(addr),
+                Found::AnswersAt(addr) => self.answers_at(addr),
                 Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
                 // The client opens the path.
                 Found::Reached(addr) => self.punch_done(&Ok(addr)),
@@ -212,13 +220,37 @@ impl Driver {
         }
     }
 
-    /// A ping from an unknown address: the peer's may have changed. The engine follows
-    /// its packets and checks them; we look often for a while what it found.
+    /// A ping from an unknown address: the peer's may have changed. Of a client the engine
+    /// follows the packets and checks them; we look often for a while what it found. A
+    /// server that moved gets a new path, if it answers there.
     fn pinged_from(&mut self, addr: SocketAddr) {
-        if !is_circuit(addr) && self.paths.values().all(|open| open.remote != addr) {
-            self.quick_ticks = QUICK_TICKS;
-            self.next_tick = self.next_tick.min(Instant::now() + QUICK_TICK);
+        if is_circuit(addr) || self.paths.values().any(|open| open.remote == addr) {
+            return;
         }
+        self.look_often();
+        let wanted = self.conn.role == Role::Client && self.node.config.direct_paths;
+        if wanted && !self.punching && self.link_addresses().len() < ENOUGH_DIRECT {
+            self.probing.check(addr);
+        }
+    }
+
+    fn answers_at(&mut self, addr: SocketAddr) {
+        if self.paths.values().all(|open| open.remote != addr) {
+            self.open_direct(addr);
+        }
+    }
+
+    fn look_often(&mut self) {
+        self.quick_ticks = QUICK_TICKS;
+        self.next_tick = self.next_tick.min(Instant::now() + QUICK_TICK);
+    }
+
+    /// This machine's network changed. The agent has every path pinged, from wherever it
+    /// now is; the engine does the same for itself.
+    fn network_changed(&mut self) {
+        let network = *self.network.borrow_and_update();
+        self.agent.handle_network_changed(now(), network.online);
+        self.look_often();
     }
 
     /// Lets the peer hear from wherever our NAT sends from now.
@@ -285,9 +317,14 @@ impl Driver {
     /// The peer told where it sees us. Over a circuit that says nothing, and a stranger
     /// who dialled us could say anything to have others probe the address.
     fn observed(&self, id: PathId, addr: SocketAddr) {
-        let direct = self.remote_of(id).is_some_and(|r| !is_circuit(r));
-        if direct && self.conn.role == Role::Client {
-            self.node.observed(self.conn.id, canonical(addr));
+        if self.remote_of(id).is_some_and(|r| !is_circuit(r)) {
+            self.seen_at(canonical(addr));
+        }
+    }
+
+    fn seen_at(&self, addr: SocketAddr) {
+        if self.conn.role == Role::Client {
+            self.node.observed(self.conn.id, addr);
         }
     }
 
@@ -355,6 +392,12 @@ impl Driver {
                         if let Some(circuit) = CircuitId::from_address(&open.remote) {
                             self.node.probe_link(circuit);
                         }
+                    }
+                }
+                Action::Revive(key) => {
+                    if let Some(open) = self.paths.get(&key) {
+                        // Fails only for a path that is being closed.
+                        let _ = open.path.ping();
                     }
                 }
                 Action::Select(_) => self.apply_selection(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhop_proto::{
+    circuit::CircuitId,
     path::{PathKey, PunchAction, Puncher},
     probe::{Probe, Token},
 };
@@ -15,7 +16,7 @@ use rand::RngExt;
 use tokio::sync::mpsc;
 
 use super::Conn;
-use crate::engine::{Fabric, PROBE_QUEUE, ProbePacket};
+use crate::engine::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 
 /// Pings whose pongs are waited for; the oldest is forgotten first.
 const MAX_PINGS: usize = 64;
@@ -23,7 +24,8 @@ const MAX_PINGS: usize = 64;
 #[derive(Debug)]
 struct Ping {
     nonce: u64,
-    path: PathKey,
+    /// `None` for an address that is no path yet.
+    path: Option<PathKey>,
     to: SocketAddr,
 }
 
@@ -32,8 +34,12 @@ struct Ping {
 pub(super) enum Found {
     /// This path answers.
     Alive(PathKey),
+    /// The peer sees us here, on a path that is no circuit.
+    SeenAt(SocketAddr),
     /// The peer pinged from here.
     PingedFrom(SocketAddr),
+    /// The peer answers at this address, which is no path yet.
+    AnswersAt(SocketAddr),
     /// The punch reached this address.
     Reached(SocketAddr),
     /// The punch failed.
@@ -74,6 +80,15 @@ impl Probing {
 
     /// Asks for an answer on a path.
     pub(super) fn ping(&mut self, path: PathKey, to: SocketAddr) {
+        self.ask(Some(path), to);
+    }
+
+    /// Asks for an answer from an address that the peer sent from.
+    pub(super) fn check(&mut self, to: SocketAddr) {
+        self.ask(None, to);
+    }
+
+    fn ask(&mut self, path: Option<PathKey>, to: SocketAddr) {
         let nonce = rand::rng().random();
         if self.pings.len() >= MAX_PINGS {
             self.pings.pop_front();
@@ -107,7 +122,7 @@ impl Probing {
                 found.push(Found::PingedFrom(packet.from));
                 found
             }
-            Some(Probe::Pong { nonce, .. }) => self.handle_pong(packet.from, nonce),
+            Some(Probe::Pong { nonce, observed }) => self.handle_pong(packet.from, nonce, observed),
             None => Vec::new(),
         }
     }
@@ -125,13 +140,14 @@ impl Probing {
         self.drain_punch()
     }
 
-    fn handle_pong(&mut self, from: SocketAddr, nonce: u64) -> Vec<Found> {
+    fn handle_pong(&mut self, from: SocketAddr, nonce: u64, observed: SocketAddr) -> Vec<Found> {
         let asked = self.pings.iter().position(|p| p.nonce == nonce);
         if let Some(ping) = asked.and_then(|at| self.pings.remove(at)) {
-            return if ping.to == from {
-                vec![Found::Alive(ping.path)]
-            } else {
-                Vec::new()
+            return match ping.path {
+                _ if ping.to != from => Vec::new(),
+                None => vec![Found::AnswersAt(from)],
+                Some(path) if CircuitId::from_address(&from).is_some() => vec![Found::Alive(path)],
+                Some(path) => vec![Found::Alive(path), Found::SeenAt(canonical(observed))],
             };
         }
         if let Some(punch) = &mut self.punch {
