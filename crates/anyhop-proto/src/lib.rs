@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`datagram`] | what a UDP payload is, from its first byte |
 //! | [`circuit`] | who may open a circuit here, which label a datagram swaps to |
+//! | [`route`] | over which relays a peer may be reached, and how such a way is searched |
 //! | [`path`] | which paths a session keeps, uses, probes and gives up |
 //! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
 //! | [`session`] | which of two simultaneous connections is the session |
@@ -20,6 +21,7 @@ mod frame;
 pub mod message;
 pub mod path;
 pub mod probe;
+pub mod route;
 pub mod session;
 
 pub use frame::{FrameError, take_frame};

@@ -124,6 +124,25 @@ impl RelayBook {
         })
     }
 
+    /// Whether a circuit that neighbour `from` asked for now would be carried, as far as
+    /// this node goes.
+    ///
+    /// # Errors
+    /// The reason it would be refused with.
+    pub fn would_carry(&self, from: PeerId) -> Result<(), RefusalReason> {
+        if !self.limits.enabled {
+            return Err(RefusalReason::NotRelaying);
+        }
+        if self.circuits >= self.limits.max_circuits {
+            return Err(RefusalReason::Full);
+        }
+        let its = self.asked_by.get(&from).map_or(0, |n| n.circuits);
+        if its >= self.limits.max_circuits_per_peer {
+            return Err(RefusalReason::PeerQuota);
+        }
+        Ok(())
+    }
+
     /// Counts one more circuit for a neighbour, or says which limit is in the way.
     fn count(&mut self, now: Instant, from: PeerId) -> Result<(), RefusalReason> {
         if self.asked_by.len() >= MAX_NEIGHBOURS {
@@ -139,13 +158,8 @@ impl RelayBook {
             return Err(RefusalReason::TooOften);
         }
         neighbour.full_at = full_at;
-        if self.circuits >= self.limits.max_circuits {
-            return Err(RefusalReason::Full);
-        }
-        if neighbour.circuits >= self.limits.max_circuits_per_peer {
-            return Err(RefusalReason::PeerQuota);
-        }
-        neighbour.circuits += 1;
+        self.would_carry(from)?;
+        self.asked_by.entry(from).and_modify(|n| n.circuits += 1);
         self.circuits += 1;
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
 /// Largest frame of a circuit stream, bytes.
 pub const MAX_OPEN_FRAME: usize = 2048;
 /// Relays on one circuit at most.
-pub const MAX_HOPS: usize = 8;
+pub const MAX_HOPS: usize = 16;
 
 mod pb {
     #[derive(Clone, PartialEq, prost::Message)]
@@ -156,12 +156,12 @@ const REASONS: [RefusalReason; 10] = [
 ];
 
 impl RefusalReason {
-    fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u32 {
         let at = REASONS.iter().position(|r| *r == self);
         at.unwrap_or(0) as u32
     }
 
-    fn from_code(code: u32) -> Self {
+    pub(crate) fn from_code(code: u32) -> Self {
         *REASONS.get(code as usize).unwrap_or(&Self::Unknown)
     }
 }

@@ -1,0 +1,27 @@
+//! Ways over relays: how they are searched when nothing known leads to a peer.
+//!
+//! A *route* is a source route: the relays to cross, nearest first. Whoever offers one may
+//! lie; a wrong route costs an attempt and nothing else, since the ends of a circuit prove
+//! who they are.
+//!
+//! **Search** (`find/1`): the originator asks its links, they ask theirs, within a hop
+//! limit that grows from ring to ring ([`Search`]). Each node answers for what lies behind
+//! it ([`SearchBook`], [`Gather`]): the first way found, or how far it went and who
+//! refused. A node follows one ring of one search once (by its nonce), again only if the
+//! request comes with more hops left; each level of the search keeps a share of the time
+//! for itself, so that a silent node costs its neighbour's patience and not everybody's.
+//!
+//! Bounds: one ring crosses a link at most [`MAX_HOPS`](crate::circuit::MAX_HOPS) times
+//! each way, usually once; requests are limited for each neighbour and in total. Searches
+//! run inside authenticated sessions only.
+
+mod search;
+mod wire;
+
+pub use search::{
+    Admission, EndReason, FIND_BURST, FIND_INTERVAL, FORWARD_BURST, FORWARD_INTERVAL, Gather,
+    MAX_FANOUT, Neighbour, RINGS, Report, Ring, Search, SearchBook,
+};
+pub use wire::{
+    Find, FindAnswer, Found, MAX_AVOID, MAX_FIND_FRAME, MAX_FOUND_FRAME, MAX_REFUSALS, Nothing,
+};
