@@ -12,6 +12,7 @@ use anyhop_proto::{
     datagram::Label,
     message::Header,
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
+    route::{Find, FindAnswer, Found, Nothing},
     take_frame,
 };
 
@@ -140,6 +141,32 @@ pub(crate) fn circuit_contents() -> Vec<Vec<u8>> {
     });
     let opened = CircuitAnswer::Opened(Label::from_bits(u64::MAX));
     let frames = [open.encode(), refused.encode(), opened.encode()];
+    frames.iter().map(|frame| content(frame)).collect()
+}
+
+pub(crate) fn route_contents() -> Vec<Vec<u8>> {
+    let find = Find {
+        nonce: 7,
+        target: peer(3),
+        hop_limit: 4,
+        budget_ms: 900,
+        route: vec![peer(4), peer(5)],
+        avoid: vec![peer(6)],
+    };
+    let found = FindAnswer::Found(Found {
+        path: vec![peer(4), peer(5)],
+        record: signed_records().remove(1),
+    });
+    let nothing = FindAnswer::Nothing(Nothing {
+        reached: 5,
+        unanswered: 1,
+        more_beyond: true,
+        refusals: vec![Refusal {
+            by: peer(4),
+            reason: RefusalReason::NotRelaying,
+        }],
+    });
+    let frames = [find.encode(), found.encode(), nothing.encode()];
     frames.iter().map(|frame| content(frame)).collect()
 }
 

@@ -14,6 +14,7 @@ use anyhop_proto::{
     datagram::{Kind, Label, classify},
     message::Header,
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
+    route::{Find, FindAnswer},
     take_frame,
 };
 
@@ -138,6 +139,16 @@ pub fn circuit_frames(data: &[u8]) -> bool {
     let (encode, decode) = (CircuitAnswer::encode, CircuitAnswer::decode);
     round_trip(Open::decode(data), Open::encode, Open::decode)
         | round_trip(decode(data), encode, decode)
+}
+
+/// The content of the frames that search ways.
+pub fn route_frames(data: &[u8]) -> bool {
+    round_trip(Find::decode(data), Find::encode, Find::decode)
+        | round_trip(
+            FindAnswer::decode(data),
+            FindAnswer::encode,
+            FindAnswer::decode,
+        )
 }
 
 /// The header of a message.

@@ -15,6 +15,7 @@ use anyhop_proto::{
     },
     datagram::Label,
 };
+use thiserror::Error;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -32,6 +33,23 @@ use crate::{
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Circuits that may end at one node.
 const MAX_LOCAL_CIRCUITS: usize = 8192;
+
+/// Why a circuit was not opened.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    /// A relay on the way, or the peer, said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The first relay did not answer.
+    #[error("{0} did not answer in time")]
+    Silent(PeerId),
+    /// The link to the first relay failed.
+    #[error(transparent)]
+    Link(#[from] StreamError),
+    /// As many circuits end here as may.
+    #[error("this node's limit of {MAX_LOCAL_CIRCUITS} circuits is reached")]
+    Full,
+}
 
 /// A circuit this node opened. Dropping it tears it down along its whole route.
 #[derive(Debug)]
@@ -109,7 +127,7 @@ pub(crate) async fn open(
     link: &Arc<Conn>,
     next: &[PeerId],
     target: PeerId,
-) -> Result<LocalCircuit, String> {
+) -> Result<LocalCircuit, OpenError> {
     let (circuit, label) = {
         let mut switch = node.fabric.switch.write().expect("no holder panics");
         (switch.fresh_circuit(), switch.fresh_label())
@@ -123,17 +141,15 @@ pub(crate) async fn open(
     };
     let hop = timeout(OPEN_TIMEOUT, ask(node, link, &request)).await;
     let (send, recv, out) = match hop {
-        Err(_) => return Err(format!("{} did not answer in time", link.peer)),
-        Ok(Err(e)) => return Err(e.to_string()),
-        Ok(Ok((_, _, Answer::Refused(refusal)))) => return Err(refusal.to_string()),
+        Err(_) => return Err(OpenError::Silent(link.peer)),
+        Ok(Err(e)) => return Err(e.into()),
+        Ok(Ok((_, _, Answer::Refused(refusal)))) => return Err(refusal.into()),
         Ok(Ok((send, recv, Answer::Opened(out)))) => (send, recv, out),
     };
     let mut via = vec![link.peer];
     via.extend_from_slice(next);
     if !node.circuits.insert(circuit, link.id, via) {
-        return Err(format!(
-            "this node's limit of {MAX_LOCAL_CIRCUITS} circuits is reached"
-        ));
+        return Err(OpenError::Full);
     }
     node.fabric
         .switch

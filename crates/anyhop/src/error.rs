@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 
 use anyhop_base::{Endpoint, PeerId};
+use anyhop_proto::circuit::Refusal;
 use thiserror::Error;
+
+pub use anyhop_proto::route::EndReason as NoRouteReason;
 
 /// The coarse class of an error: what a program decides on, and the CLI's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +87,30 @@ pub enum DialError {
         /// Where.
         addr: Endpoint,
     },
-    /// Every way failed.
+    /// Every way failed, and a search over willing nodes found no other. Only the side
+    /// that dials learns this: where no way is, the peer cannot be told.
+    #[error(
+        "cannot reach {peer}: {}no way over relays: {reason} ({})",
+        before(attempts),
+        extent(*asked, *reached, *hops, refused)
+    )]
+    NoRoute {
+        /// Whom.
+        peer: PeerId,
+        /// What was tried.
+        attempts: Vec<Attempt>,
+        /// Neighbours that were asked for a way.
+        asked: usize,
+        /// Nodes that the search reached over them.
+        reached: usize,
+        /// Relays that a way could have crossed.
+        hops: usize,
+        /// Why the search ended.
+        reason: NoRouteReason,
+        /// Nodes that carry nothing on, with their reasons; at most eight.
+        refused: Vec<Refused>,
+    },
+    /// Every direct way failed.
     #[error("cannot reach {peer}: {}", summary(attempts))]
     Unreachable {
         /// Whom.
@@ -103,6 +129,39 @@ pub enum DialError {
     /// The node is shutting down.
     #[error("cannot dial {0}: this node is shutting down")]
     Closed(PeerId),
+}
+
+/// A node that was asked to carry a circuit or a search on, and would not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The node.
+    pub by: PeerId,
+    /// Its reason, in words.
+    pub reason: String,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            by: refusal.by,
+            reason: refusal.reason.to_string(),
+        }
+    }
+}
+
+fn before(attempts: &[Attempt]) -> String {
+    match attempts {
+        [] => String::new(),
+        some => format!("{}; ", summary(some)),
+    }
+}
+
+fn extent(asked: usize, reached: usize, hops: usize, refused: &[Refused]) -> String {
+    let mut text = format!("{asked} neighbours asked, {reached} nodes reached within {hops} hops");
+    for Refused { by, reason } in refused {
+        text.push_str(&format!(", {by}: {reason}"));
+    }
+    text
 }
 
 fn summary(attempts: &[Attempt]) -> String {
@@ -226,7 +285,9 @@ impl DialError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Myself(_) => ErrorKind::InvalidInput,
-            Self::Unknown { .. } | Self::Unreachable { .. } => ErrorKind::Unreachable,
+            Self::Unknown { .. } | Self::NoRoute { .. } | Self::Unreachable { .. } => {
+                ErrorKind::Unreachable
+            }
             Self::WrongPeer { .. } => ErrorKind::WrongPeer,
             Self::TooManySessions { .. } => ErrorKind::Limit,
             Self::Closed(_) => ErrorKind::Lost,

@@ -40,7 +40,8 @@ mod stream;
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
 pub use config::{Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, RelayConfig};
 pub use error::{
-    Attempt, DialError, ErrorKind, MessageError, ProtocolTaken, StartError, StreamError,
+    Attempt, DialError, ErrorKind, MessageError, NoRouteReason, ProtocolTaken, Refused, StartError,
+    StreamError,
 };
 pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NextAttempt,

@@ -6,8 +6,8 @@ mod common;
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhop::{
-    Config, DialError, ErrorKind, Keypair, Message, MessageError, PeerAddr, RelayConfig,
-    StreamError,
+    Config, DialError, ErrorKind, Keypair, Message, MessageError, NoRouteReason, PeerAddr,
+    RelayConfig, StreamError,
 };
 use anyhop_lab::nat::NatConfig;
 use common::{World, attached, config, eventually, exchange, link, start};
@@ -37,7 +37,15 @@ async fn an_unknown_peer_and_oneself_are_told_apart() {
     let nobody = Keypair::generate_ed25519().public().to_peer_id();
     let unknown = a.node.connect(nobody).await.unwrap_err();
     assert!(
-        matches!(unknown, DialError::Unknown { asked: 1, .. }),
+        matches!(
+            unknown,
+            DialError::NoRoute {
+                asked: 1,
+                reached: 1,
+                reason: NoRouteReason::Exhausted,
+                ..
+            }
+        ),
         "{unknown:?}"
     );
     let myself = a.node.connect(a.node.peer_id()).await.unwrap_err();

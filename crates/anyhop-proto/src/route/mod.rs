@@ -19,8 +19,8 @@ mod search;
 mod wire;
 
 pub use search::{
-    Admission, EndReason, FIND_BURST, FIND_INTERVAL, FORWARD_BURST, FORWARD_INTERVAL, Gather,
-    MAX_FANOUT, Neighbour, RINGS, Report, Ring, Search, SearchBook,
+    Admission, EndReason, FIND_BURST, FIND_INTERVAL, FORWARD_BURST, FORWARD_INTERVAL, Forward,
+    Gather, MAX_FANOUT, Neighbour, RINGS, Report, Ring, Search, SearchBook,
 };
 pub use wire::{
     Find, FindAnswer, Found, MAX_AVOID, MAX_FIND_FRAME, MAX_FOUND_FRAME, MAX_REFUSALS, Nothing,

@@ -388,36 +388,32 @@ pub struct Report {
     pub refusals: Vec<Refusal>,
 }
 
+impl Default for Report {
+    /// Of a search that has asked nobody yet.
+    fn default() -> Self {
+        Self {
+            asked: 0,
+            reached: 0,
+            hop_limit: 0,
+            reason: EndReason::OutOfTime,
+            refusals: Vec::new(),
+        }
+    }
+}
+
 /// The originator's side: which ring comes next, and when it is enough.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Search {
     ring: usize,
     patient: bool,
     report: Report,
 }
 
-impl Default for Search {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Search {
     /// A search that has asked nobody yet.
     #[must_use]
     pub fn new() -> Self {
-        let report = Report {
-            asked: 0,
-            reached: 0,
-            hop_limit: 0,
-            reason: EndReason::OutOfTime,
-            refusals: Vec::new(),
-        };
-        Self {
-            ring: 0,
-            patient: false,
-            report,
-        }
+        Self::default()
     }
 
     /// The first ring.

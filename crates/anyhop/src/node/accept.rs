@@ -172,6 +172,7 @@ impl Inner {
             Some(protocols::MESSAGE) => self.serve_message(&conn, send, recv).await,
             Some(protocols::PING) => echo(send, recv).await,
             Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,
+            Some(protocols::FIND) => Box::pin(self.serve_find(&conn, send, recv)).await,
             Some(protocols::PUNCH) => {
                 Box::pin(punch::serve(Arc::clone(self), conn, send, recv)).await
             }

@@ -1,35 +1,55 @@
 //! Reaching a peer: every known way is tried, staggered, and the first that works is
 //! the session's first path. Better paths are found afterwards, by the session.
+//!
+//! **Start**: what is known of the peer is tried at once, direct addresses with a head
+//! start over circuits. **Going on**: when that is not enough, connected peers are asked
+//! for its record, and then a way is searched over the links. What comes back joins the
+//! race. **Failure**: every way has failed and the search has ended, or the time is over;
+//! the error tells what was tried, and how far the search went.
 
 use std::{
-    collections::HashMap, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhop_base::{Endpoint, PeerId};
+use anyhop_proto::route::{EndReason, Report};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Attempting, Inner, protocols, records::Whereabouts};
+use super::{
+    Inner,
+    find::Way,
+    protocols,
+    records::Whereabouts,
+    ways::{STAGGER, Via},
+};
 use crate::{
     Attempt, DialError, Technique,
-    circuit::{self, LocalCircuit},
+    circuit::LocalCircuit,
     engine::{Code, ConnectError, Connection, close},
     session::Conn,
 };
 
-/// Direct addresses tried in one dial.
+/// Direct addresses tried at once.
 const MAX_DIRECT: usize = 8;
-/// Relays tried in one dial.
-const MAX_RELAYS: usize = 4;
-/// Head start of each way over the next (RFC 8305 section 5 suggests 100 to 250 ms).
-const STAGGER: Duration = Duration::from_millis(100);
+/// Ways tried in one dial.
+const MAX_TRIED: usize = 24;
 /// Head start of direct addresses over circuits, for a peer that says it is public.
 const CIRCUIT_DELAY: Duration = Duration::from_millis(250);
 /// How long one address may take to complete the handshake.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long known ways and lookups are waited for before a way is searched.
+const SEARCH_DELAY: Duration = Duration::from_secs(1);
+/// Searches in one dial: again when the way that one found did not hold.
+const MAX_SEARCHES: u32 = 3;
 /// How long a dial waits for the first bootstrap peer.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(5);
 
@@ -41,10 +61,13 @@ pub(super) type Dials = HashMap<PeerId, watch::Receiver<Outcome>>;
 /// A way that led to a connection, or its failure.
 type Tried = Result<(Connection, Option<LocalCircuit>), Failure>;
 
+#[derive(Debug)]
 struct Failure {
     way: String,
     reason: String,
     impostor: Option<(PeerId, Endpoint)>,
+    /// The relay at fault.
+    blame: Option<PeerId>,
 }
 
 impl AsRef<str> for Failure {
@@ -94,121 +117,17 @@ impl Inner {
     }
 
     async fn dial(self: &Arc<Self>, peer: PeerId) -> Result<Arc<Conn>, DialError> {
-        let mut found = self.whereabouts(peer);
-        let mut asked = 0;
-        if found.relays.is_empty() {
-            asked = self.ask_around(peer, &mut found).await;
-        }
-        // The peer may have dialled us meanwhile.
-        if let Some(conn) = self.working(peer) {
-            return Ok(conn);
-        }
+        let found = self.whereabouts(peer);
         if found.is_empty() {
-            return Err(DialError::Unknown { peer, asked });
-        }
-        let first = self.race_in_time(peer, &found).await;
-        if first.is_ok() || asked > 0 {
-            return first;
-        }
-        // What was known is stale: somebody may know better.
-        let mut fresh = Whereabouts::default();
-        let asked = self.look_up(peer, &mut fresh).await;
-        if asked == 0 || fresh.is_empty() {
-            return first;
-        }
-        self.race_in_time(peer, &fresh).await
-    }
-
-    /// Asks connected peers, first waiting for one if none is there yet. With a direct
-    /// address in hand there is nothing to wait for.
-    async fn ask_around(self: &Arc<Self>, peer: PeerId, found: &mut Whereabouts) -> usize {
-        if !found.direct.is_empty() || !found.told.is_empty() {
-            if self.is_pinned(peer) || !found.behind_nat {
-                return 0;
-            }
-        } else {
-            // Without a bootstrap peer the lookup just has nobody to ask.
+            // Without a bootstrap peer there is just nobody to ask.
             let _ = timeout(BOOTSTRAP_WAIT, self.bootstrapped()).await;
         }
-        self.look_up(peer, found).await
-    }
-
-    async fn race_in_time(
-        self: &Arc<Self>,
-        peer: PeerId,
-        found: &Whereabouts,
-    ) -> Result<Arc<Conn>, DialError> {
-        let mut failures = Vec::new();
+        let mut race = Race::new(Arc::clone(self), peer);
         let limit = self.config.dial_timeout;
-        match timeout(limit, self.race(peer, found, &mut failures)).await {
-            Ok(Some(conn)) => return Ok(conn),
-            Ok(None) => {}
-            Err(_) => failures.push(Failure {
-                way: "every other way".to_owned(),
-                reason: format!("no answer within {limit:?}"),
-                impostor: None,
-            }),
+        if let Ok(Some(conn)) = timeout(limit, race.run(found)).await {
+            return Ok(conn);
         }
-        Err(explain(peer, failures))
-    }
-
-    /// Tries every way at once, staggered; the first connection wins. `None` when all
-    /// have failed.
-    async fn race(
-        self: &Arc<Self>,
-        peer: PeerId,
-        found: &Whereabouts,
-        failures: &mut Vec<Failure>,
-    ) -> Option<Arc<Conn>> {
-        let mut ways = JoinSet::new();
-        let mut delay = Duration::ZERO;
-        let direct = self.direct_addresses(found);
-        let has_direct = !direct.is_empty();
-        for addr in direct.into_iter().take(MAX_DIRECT) {
-            let node = Arc::clone(self);
-            ways.spawn(async move {
-                sleep(delay).await;
-                node.try_direct(peer, addr).await
-            });
-            delay += STAGGER;
-        }
-        let mut delay = if found.behind_nat || !has_direct {
-            Duration::ZERO
-        } else {
-            CIRCUIT_DELAY
-        };
-        for (relay, addresses) in self.relays_towards(peer, found) {
-            let node = Arc::clone(self);
-            ways.spawn(async move {
-                sleep(delay).await;
-                node.try_circuit(peer, relay, &addresses).await
-            });
-            delay += STAGGER;
-        }
-        self.first_of(peer, ways, failures).await
-    }
-
-    async fn first_of(
-        self: &Arc<Self>,
-        peer: PeerId,
-        mut ways: JoinSet<Tried>,
-        failures: &mut Vec<Failure>,
-    ) -> Option<Arc<Conn>> {
-        while let Some(tried) = ways.join_next().await {
-            match tried {
-                Ok(Ok((quic, circuit))) => match self.finish_dial(quic, peer, circuit).await {
-                    Ok(conn) => return Some(conn),
-                    Err(failure) => failures.push(failure),
-                },
-                Ok(Err(failure)) => failures.push(failure),
-                Err(_) => {}
-            }
-            // The peer reached us first: that is a session too.
-            if let Some(conn) = self.working(peer) {
-                return Some(conn);
-            }
-        }
-        None
+        Err(race.explain())
     }
 
     /// Says hello on the connection that won and makes it live.
@@ -222,6 +141,7 @@ impl Inner {
             way: "hello".to_owned(),
             reason,
             impostor: None,
+            blame: None,
         };
         if let Err(e) = self.check_session_limit(peer) {
             quic.close(Code::from_u32(close::TOO_MANY_SESSIONS), b"");
@@ -241,6 +161,7 @@ impl Inner {
             way: format!("direct {endpoint}"),
             reason,
             impostor: impostor.map(|actual| (actual, endpoint)),
+            blame: None,
         };
         let Endpoint::Udp(addr) = endpoint else {
             return Err(failure("WebSocket is not spoken here".to_owned(), None));
@@ -265,46 +186,6 @@ impl Inner {
         tried
     }
 
-    async fn try_circuit(
-        self: &Arc<Self>,
-        peer: PeerId,
-        relay: PeerId,
-        addresses: &[Endpoint],
-    ) -> Tried {
-        let attempt = self.circuit_attempt(peer, relay);
-        let tried = self.handshake_over(peer, relay, addresses).await;
-        attempt.end(&tried);
-        tried
-    }
-
-    fn circuit_attempt(&self, peer: PeerId, relay: PeerId) -> Attempting {
-        let (technique, local) = (Technique::Circuit, "any".to_owned());
-        self.attempts
-            .begin(peer, technique, local, relay.to_string())
-    }
-
-    async fn handshake_over(
-        self: &Arc<Self>,
-        peer: PeerId,
-        relay: PeerId,
-        addresses: &[Endpoint],
-    ) -> Tried {
-        let failure = |reason: String| Failure {
-            way: format!("circuit via {relay}"),
-            reason,
-            impostor: None,
-        };
-        let circuit = self.circuit_via(peer, relay, addresses).await;
-        let circuit = circuit.map_err(failure)?;
-        match self.engine.connect(circuit.id.address(), peer).await {
-            Ok(quic) => Ok((quic, Some(circuit))),
-            Err(ConnectError::WrongPeer(actual)) => {
-                Err(failure(format!("{actual} answered there")))
-            }
-            Err(ConnectError::Refused(why) | ConnectError::Failed(why)) => Err(failure(why)),
-        }
-    }
-
     /// What dialling an address is called.
     fn dial_technique(&self, addr: &SocketAddr) -> Technique {
         if self.is_lan(addr) {
@@ -312,22 +193,6 @@ impl Inner {
         } else {
             Technique::Dial
         }
-    }
-
-    async fn circuit_via(
-        self: &Arc<Self>,
-        peer: PeerId,
-        relay: PeerId,
-        addresses: &[Endpoint],
-    ) -> Result<LocalCircuit, String> {
-        let link = match self.link_to(relay) {
-            Some(link) => link,
-            None => self
-                .connect_direct(relay, addresses)
-                .await
-                .map_err(|e| e.to_string())?,
-        };
-        circuit::open(self, &link, &[], peer).await
     }
 
     /// A link to a peer over a direct path only: what circuits are built on. Boxed,
@@ -350,7 +215,6 @@ impl Inner {
         }
         self.check_session_limit(peer)?;
         let mut found = self.whereabouts(peer);
-        found.relays.clear();
         for addr in addresses {
             if !found.direct.contains(addr) {
                 found.direct.insert(0, *addr);
@@ -359,7 +223,13 @@ impl Inner {
         if found.is_empty() {
             return Err(DialError::Unknown { peer, asked: 0 });
         }
-        self.race_in_time(peer, &found).await
+        let mut race = Race::new(Arc::clone(self), peer);
+        let limit = self.config.dial_timeout;
+        if let Ok(Some(conn)) = timeout(limit, race.run_direct(&found)).await {
+            return Ok(conn);
+        }
+        let attempts = race.attempts();
+        Err(DialError::Unreachable { peer, attempts })
     }
 
     /// Addresses to try: those told by hand first, then the peer's own that make sense
@@ -374,66 +244,267 @@ impl Inner {
         }
         direct
     }
+}
 
-    /// Relays that may lead to a peer, those we have links to first.
-    fn relays_towards(&self, peer: PeerId, found: &Whereabouts) -> Vec<(PeerId, Vec<Endpoint>)> {
-        let mut relays = found.relays.clone();
-        relays.retain(|(relay, _)| *relay != self.me && *relay != peer);
-        relays.sort_by_key(|(relay, _)| self.link_to(*relay).is_none());
-        relays.truncate(MAX_RELAYS);
-        relays
+/// What a job of a dial brought.
+enum Step {
+    Tried(Tried),
+    /// How many peers were asked for the record, and what they told.
+    LookedUp(usize, Whereabouts),
+    Searched(Result<Way, Report>),
+}
+
+/// One dial: the ways that are tried and the ways to learn of more.
+struct Race {
+    node: Arc<Inner>,
+    peer: PeerId,
+    jobs: JoinSet<Step>,
+    direct: Vec<Endpoint>,
+    ways: Vec<Via>,
+    failures: Vec<Failure>,
+    /// Peers asked for the record; `None` before that.
+    asked: Option<usize>,
+    searches: u32,
+    search_running: bool,
+    avoid: Vec<PeerId>,
+    /// How far the search has come.
+    report: Arc<Mutex<Option<Report>>>,
+}
+
+impl Race {
+    fn new(node: Arc<Inner>, peer: PeerId) -> Self {
+        Self {
+            node,
+            peer,
+            jobs: JoinSet::new(),
+            direct: Vec::new(),
+            ways: Vec::new(),
+            failures: Vec::new(),
+            asked: None,
+            searches: 0,
+            search_running: false,
+            avoid: Vec::new(),
+            report: Arc::default(),
+        }
     }
 
-    /// A new circuit to a peer that has a session already: another path for it.
-    pub(crate) async fn circuit_to(self: &Arc<Self>, peer: PeerId) -> Result<LocalCircuit, String> {
-        let mut found = self.whereabouts(peer);
-        if self.relays_towards(peer, &found).is_empty() {
-            self.look_up(peer, &mut found).await;
+    /// Tries everything; `None` when all has failed.
+    async fn run(&mut self, found: Whereabouts) -> Option<Arc<Conn>> {
+        let direct_known = !found.direct.is_empty() || !found.told.is_empty();
+        let direct_is_enough =
+            direct_known && (self.node.is_pinned(self.peer) || !found.behind_nat);
+        let no_relay = found.relays.is_empty();
+        self.try_all(&found);
+        if no_relay && !direct_is_enough {
+            self.look_up();
         }
-        let mut ways = JoinSet::new();
-        let mut delay = Duration::ZERO;
-        for (relay, addresses) in self.relays_towards(peer, &found) {
-            let node = Arc::clone(self);
-            ways.spawn(async move {
+        let search_at = Instant::now() + SEARCH_DELAY;
+        loop {
+            // The peer may have reached us first: that is a session too.
+            if let Some(conn) = self.node.working(self.peer) {
+                return Some(conn);
+            }
+            if self.jobs.is_empty() && !self.go_on() {
+                return None;
+            }
+            let due = self.searches == 0;
+            tokio::select! {
+                Some(Ok(step)) = self.jobs.join_next() => {
+                    if let Some(conn) = self.handle(step).await {
+                        return Some(conn);
+                    }
+                }
+                () = sleep_until(search_at), if due => self.search(),
+            }
+        }
+    }
+
+    /// Tries direct addresses only.
+    async fn run_direct(&mut self, found: &Whereabouts) -> Option<Arc<Conn>> {
+        self.try_direct(found);
+        while let Some(step) = self.jobs.join_next().await {
+            if let Ok(step) = step
+                && let Some(conn) = self.handle(step).await
+            {
+                return Some(conn);
+            }
+            if let Some(conn) = self.node.working(self.peer) {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Everything known has failed: asks those who may know more. False when that is
+    /// done, too.
+    fn go_on(&mut self) -> bool {
+        if self.asked.is_none() {
+            self.look_up();
+        } else if self.searches == 0 {
+            self.search();
+        } else {
+            return false;
+        }
+        true
+    }
+
+    async fn handle(&mut self, step: Step) -> Option<Arc<Conn>> {
+        match step {
+            Step::Tried(Ok((quic, circuit))) => {
+                match self.node.finish_dial(quic, self.peer, circuit).await {
+                    Ok(conn) => return Some(conn),
+                    Err(failure) => self.failed(failure),
+                }
+            }
+            Step::Tried(Err(failure)) => self.failed(failure),
+            Step::LookedUp(asked, found) => {
+                self.asked = Some(asked);
+                self.try_all(&found);
+            }
+            Step::Searched(Ok(way)) => {
+                self.search_running = false;
+                let mut found = Whereabouts::default();
+                if let Some(record) = &way.record {
+                    found.add_record(record);
+                }
+                let via = Via::found(way.path);
+                // Also when it failed before: the search says that it stands now.
+                self.ways.retain(|tried| Some(tried) != via.as_ref());
+                self.try_ways(via, Duration::ZERO);
+                self.try_all(&found);
+            }
+            Step::Searched(Err(report)) => {
+                self.search_running = false;
+                *self.report.lock().expect("no holder panics") = Some(report);
+            }
+        }
+        None
+    }
+
+    /// A way that a search found and that did not hold is searched around.
+    fn failed(&mut self, failure: Failure) {
+        let blame = failure.blame;
+        self.failures.push(failure);
+        if let Some(relay) = blame
+            && self.searches > 0
+        {
+            if !self.avoid.contains(&relay) {
+                self.avoid.push(relay);
+            }
+            self.search();
+        }
+    }
+
+    fn look_up(&mut self) {
+        let (node, peer) = (Arc::clone(&self.node), self.peer);
+        self.asked.get_or_insert(0);
+        self.jobs.spawn(async move {
+            let mut found = Whereabouts::default();
+            let asked = node.look_up(peer, &mut found).await;
+            Step::LookedUp(asked, found)
+        });
+    }
+
+    fn search(&mut self) {
+        if self.search_running || self.searches >= MAX_SEARCHES {
+            return;
+        }
+        self.searches += 1;
+        self.search_running = true;
+        let (node, peer) = (Arc::clone(&self.node), self.peer);
+        let (avoid, report) = (self.avoid.clone(), Arc::clone(&self.report));
+        self.jobs.spawn(async move {
+            let progress = |so_far: &Report| {
+                *report.lock().expect("no holder panics") = Some(so_far.clone());
+            };
+            Step::Searched(node.search(peer, &avoid, progress).await)
+        });
+    }
+
+    fn try_all(&mut self, found: &Whereabouts) {
+        let head_start = if self.try_direct(found) && !found.behind_nat {
+            CIRCUIT_DELAY
+        } else {
+            Duration::ZERO
+        };
+        self.try_ways(self.node.ways_towards(self.peer, found), head_start);
+    }
+
+    /// Whether there was an address to try.
+    fn try_direct(&mut self, found: &Whereabouts) -> bool {
+        let mut direct = self.node.direct_addresses(found);
+        direct.retain(|addr| !self.direct.contains(addr));
+        direct.truncate(MAX_DIRECT.min(MAX_TRIED.saturating_sub(self.direct.len())));
+        for (addr, nth) in direct.iter().copied().zip(0..) {
+            let (node, peer) = (Arc::clone(&self.node), self.peer);
+            self.jobs.spawn(async move {
+                sleep(STAGGER * nth).await;
+                Step::Tried(node.try_direct(peer, addr).await)
+            });
+        }
+        self.direct.extend(&direct);
+        !direct.is_empty()
+    }
+
+    fn try_ways(&mut self, ways: impl IntoIterator<Item = Via>, mut delay: Duration) {
+        for via in ways {
+            if self.ways.contains(&via) || self.ways.len() >= MAX_TRIED {
+                continue;
+            }
+            self.ways.push(via.clone());
+            let (node, peer) = (Arc::clone(&self.node), self.peer);
+            self.jobs.spawn(async move {
                 sleep(delay).await;
-                let attempt = node.circuit_attempt(peer, relay);
-                let tried = node.circuit_via(peer, relay, &addresses).await;
-                attempt.end(&tried);
-                tried
+                let tried = node.handshake_via(peer, &via).await;
+                Step::Tried(match tried {
+                    Ok((quic, circuit)) => Ok((quic, Some(circuit))),
+                    Err(failure) => Err(Failure {
+                        way: format!("circuit via {}", via.name()),
+                        reason: failure.reason,
+                        impostor: None,
+                        blame: failure.blame,
+                    }),
+                })
             });
             delay += STAGGER;
         }
-        // A relay that has just died does not answer: the next one must not wait for it.
-        let mut reasons = Vec::new();
-        while let Some(tried) = ways.join_next().await {
-            match tried {
-                Ok(Ok(circuit)) => return Ok(circuit),
-                Ok(Err(reason)) => reasons.push(reason),
-                Err(_) => {}
-            }
-        }
-        if reasons.is_empty() {
-            reasons.push(format!("no relay towards {peer} is known"));
-        }
-        Err(reasons.join("; "))
     }
-}
 
-fn explain(peer: PeerId, failures: Vec<Failure>) -> DialError {
-    let impostor = failures.iter().find_map(|f| f.impostor);
-    if let (Some((actual, addr)), 1) = (impostor, failures.len()) {
-        return DialError::WrongPeer {
-            expected: peer,
-            actual,
-            addr,
+    fn attempts(&mut self) -> Vec<Attempt> {
+        let failures = std::mem::take(&mut self.failures).into_iter();
+        let attempt = |f: Failure| Attempt {
+            way: f.way,
+            reason: f.reason,
         };
+        failures.map(attempt).collect()
     }
-    let attempts = failures.into_iter().map(|f| Attempt {
-        way: f.way,
-        reason: f.reason,
-    });
-    DialError::Unreachable {
-        peer,
-        attempts: attempts.collect(),
+
+    /// Why there is no connection.
+    fn explain(mut self) -> DialError {
+        let peer = self.peer;
+        let impostor = self.failures.iter().find_map(|f| f.impostor);
+        if let (Some((actual, addr)), 1) = (impostor, self.failures.len()) {
+            return DialError::WrongPeer {
+                expected: peer,
+                actual,
+                addr,
+            };
+        }
+        let attempts = self.attempts();
+        let report = self.report.lock().expect("no holder panics").take();
+        let (asked, no_search) = (self.asked.unwrap_or(0), Report::default());
+        let report = report.unwrap_or(no_search);
+        if attempts.is_empty() && report.reason == EndReason::NoNeighbours {
+            return DialError::Unknown { peer, asked };
+        }
+        DialError::NoRoute {
+            peer,
+            attempts,
+            asked: report.asked,
+            reached: report.reached as usize,
+            hops: report.hop_limit as usize,
+            reason: report.reason,
+            refused: report.refusals.into_iter().map(Into::into).collect(),
+        }
     }
 }

@@ -7,12 +7,14 @@ mod accept;
 mod attach;
 mod attempts;
 mod dial;
+mod find;
 mod inbox;
 mod monitor;
 pub(crate) mod punch;
 mod records;
 mod registry;
 mod start;
+mod ways;
 
 use std::{
     collections::HashMap,
@@ -25,7 +27,10 @@ use std::{
 use anyhop_base::{
     Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, Reachability, quic_multiaddr,
 };
-use anyhop_proto::circuit::{CircuitId, LinkId, RelayBook};
+use anyhop_proto::{
+    circuit::{CircuitId, LinkId, RelayBook},
+    route::SearchBook,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
@@ -52,6 +57,7 @@ pub(crate) mod protocols {
     pub(crate) const HELLO: &str = "hello/1";
     pub(crate) const RECORD: &str = "record/1";
     pub(crate) const LOOKUP: &str = "lookup/1";
+    pub(crate) const FIND: &str = "find/1";
     pub(crate) const ATTACH: &str = "attach/1";
     pub(crate) const PUNCH: &str = "punch/1";
     pub(crate) const CIRCUIT: &str = "circuit/1";
@@ -175,6 +181,7 @@ pub(crate) struct Inner {
     book: Mutex<records::Book>,
     sessions: Mutex<registry::Registry>,
     dials: Mutex<dial::Dials>,
+    searches: Mutex<SearchBook>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
     record_dirty: Notify,

@@ -92,6 +92,17 @@ impl Book {
         self.attachments.keys().copied()
     }
 
+    /// What a peer said last, whether or not its time is over.
+    pub(super) fn record(&self, peer: PeerId) -> Option<&Record> {
+        self.records.get(&peer).map(SignedRecord::record)
+    }
+
+    /// A peer's record that still holds.
+    pub(super) fn signed(&self, peer: PeerId, now_unix_s: u64) -> Option<&SignedRecord> {
+        let known = self.records.get(&peer);
+        known.filter(|r| r.record().expires_unix_s > now_unix_s)
+    }
+
     fn observed(&self) -> Vec<SocketAddr> {
         let mut seen: Vec<SocketAddr> = Vec::new();
         for addr in self.observed.values().rev() {
@@ -139,7 +150,7 @@ pub(super) struct Whereabouts {
 }
 
 impl Whereabouts {
-    fn add_record(&mut self, record: &Record) {
+    pub(super) fn add_record(&mut self, record: &Record) {
         self.behind_nat = record.reachability == Reachability::BehindNat;
         for addr in endpoints(&record.addresses) {
             if !self.told.contains(&addr) {
@@ -371,7 +382,7 @@ impl Inner {
     }
 
     /// Checks and keeps a record; a bad one is dropped.
-    fn learn(&self, bytes: &[u8]) -> Option<Record> {
+    pub(super) fn learn(&self, bytes: &[u8]) -> Option<Record> {
         if bytes.len() > MAX_RECORD_LEN {
             return None;
         }
@@ -400,10 +411,7 @@ impl Inner {
         let now = self.now_unix_s();
         let record = {
             let book = self.book();
-            let known = book.records.get(&query.peer);
-            known
-                .filter(|r| r.record().expires_unix_s > now)
-                .map(SignedRecord::encode)
+            book.signed(query.peer, now).map(SignedRecord::encode)
         };
         let linked = self.config.relay.enabled && self.link_to(query.peer).is_some();
         let answer = Answer {
@@ -422,8 +430,7 @@ impl Inner {
         for addr in book.manual.get(&peer).into_iter().flatten() {
             found.add_direct(*addr);
         }
-        let record = book.records.get(&peer);
-        if let Some(record) = record.filter(|r| r.record().expires_unix_s > now) {
+        if let Some(record) = book.signed(peer, now) {
             found.add_record(record.record());
         }
         found

@@ -205,6 +205,17 @@ impl Inner {
         conns.find(|c| c.is_link()).map(Arc::clone)
     }
 
+    /// The peers this node has links to.
+    pub(crate) fn linked_peers(&self) -> Vec<PeerId> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        let mut peers: Vec<_> = sessions.links.values().collect();
+        peers.retain(|c| c.is_link());
+        let mut peers: Vec<_> = peers.into_iter().map(|c| c.peer).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
     /// Has the link under a silent circuit speak up, so that the relay learns where we are
     /// if our NAT has given us another address.
     pub(crate) fn probe_link(&self, circuit: CircuitId) {

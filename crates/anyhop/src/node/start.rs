@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhop_base::Keypair;
-use anyhop_proto::circuit::{RelayBook, RelayLimits};
+use anyhop_proto::{
+    circuit::{RelayBook, RelayLimits},
+    route::SearchBook,
+};
 use tokio::{
     sync::{Notify, broadcast, watch},
     time::Instant,
@@ -63,6 +66,7 @@ pub(super) fn start(
         book: Mutex::default(),
         sessions: Mutex::default(),
         dials: Mutex::default(),
+        searches: Mutex::new(SearchBook::new(me)),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
         record_dirty: Notify::new(),

@@ -588,7 +588,7 @@ impl Driver {
         let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
         self.jobs.spawn(async move {
             let opened = async {
-                let circuit = node.circuit_to(conn.peer).await?;
+                let circuit = node.circuit_to(conn.peer, &[]).await?;
                 open_path(&conn, circuit.id.address()).await?;
                 Ok(circuit)
             };

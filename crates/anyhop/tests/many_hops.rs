@@ -1,0 +1,144 @@
+//! Nodes that only neighbours reach meet over chains of relays.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhop::{Config, DialError, NoRouteReason, Node, PathKind, PeerAddr, RelayConfig};
+use anyhop_lab::net::{HostHandle, VirtualNet};
+use common::{PORT, attached, config, exchange, link, start};
+use tokio::time::Instant;
+
+/// Nodes on a network on which only neighbours reach each other.
+struct Mesh {
+    net: VirtualNet,
+    hosts: Vec<HostHandle>,
+    nodes: Vec<Node>,
+}
+
+impl Mesh {
+    /// `bootstraps[n]` are the nodes that node `n` starts from; nobody else reaches it.
+    async fn new(seed: u64, bootstraps: &[&[usize]]) -> Self {
+        Self::with(seed, bootstraps, |_| config()).await
+    }
+
+    async fn with(seed: u64, bootstraps: &[&[usize]], config: impl Fn(usize) -> Config) -> Self {
+        common::trace_to_stderr();
+        let net = VirtualNet::new(seed);
+        let host = |n: usize| {
+            let ip = Ipv4Addr::new(203, 0, 113, u8::try_from(n).unwrap() + 1);
+            net.public_host(&format!("n{n}"), ip).with_link(link(5))
+        };
+        let hosts: Vec<_> = (0..bootstraps.len()).map(host).collect();
+        let joined = |a: usize, b: usize| bootstraps[a].contains(&b) || bootstraps[b].contains(&a);
+        for a in 0..hosts.len() {
+            for b in a + 1..hosts.len() {
+                if !joined(a, b) {
+                    net.block(&hosts[a], &hosts[b]);
+                }
+            }
+        }
+        let mut nodes: Vec<Node> = Vec::new();
+        for (n, host) in hosts.iter().enumerate() {
+            let at = |b: &usize| {
+                let addr = (hosts[*b].ip(), PORT).into();
+                PeerAddr::new(nodes[*b].peer_id(), addr).unwrap()
+            };
+            let config = Config {
+                bootstrap: bootstraps[n].iter().map(at).collect(),
+                ..config(n)
+            };
+            nodes.push(start(host, config).await);
+        }
+        for (n, node) in nodes.iter().enumerate() {
+            let links = (0..nodes.len())
+                .filter(|m| *m != n && joined(n, *m))
+                .count();
+            common::eventually("linked", Duration::from_secs(10), || {
+                node.sessions().len() >= links
+            })
+            .await;
+        }
+        Self { net, hosts, nodes }
+    }
+
+    /// The relays of the selected path between two nodes, by their numbers.
+    fn via(&self, from: usize, to: usize) -> Vec<usize> {
+        let info = self.nodes[from].session_info(self.nodes[to].peer_id());
+        let via = info.unwrap().paths[0].via.clone();
+        let number = |id: String| {
+            let mut nodes = self.nodes.iter();
+            nodes.position(|n| n.peer_id().to_string() == id).unwrap()
+        };
+        via.into_iter().map(number).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ends_of_a_chain_of_five_meet_over_three_relays() {
+    let chain = Mesh::new(1, &[&[], &[0], &[1], &[2], &[3]]).await;
+    attached(&chain.nodes[4]).await;
+    let begin = Instant::now();
+    exchange(&chain.nodes[0], &chain.nodes[4], "along the chain").await;
+    let took = begin.elapsed();
+    println!("first message after {took:?}");
+    assert!(took < Duration::from_secs(1), "took {took:?}");
+    assert_eq!(chain.via(0, 4), [1, 2, 3]);
+    assert_eq!(chain.via(4, 0), [3, 2, 1]);
+    exchange(&chain.nodes[4], &chain.nodes[0], "and back").await;
+    let pong = chain.nodes[0].ping(chain.nodes[4].peer_id(), Duration::from_secs(2));
+    let pong = pong.await.unwrap();
+    assert_eq!((pong.kind, pong.hops), (PathKind::Circuit, 4));
+    for relay in 1..4 {
+        assert_eq!(chain.nodes[relay].status().relay.circuits, 1);
+    }
+    let trace = chain.net.trace();
+    trace.assert_no_direct(&chain.hosts[0], &chain.hosts[4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_of_twelve_is_crossed_too() {
+    let bootstraps: Vec<Vec<usize>> = (0..12_usize)
+        .map(|n| n.checked_sub(1).into_iter().collect())
+        .collect();
+    let bootstraps: Vec<&[usize]> = bootstraps.iter().map(Vec::as_slice).collect();
+    let chain = Mesh::new(2, &bootstraps).await;
+    exchange(&chain.nodes[11], &chain.nodes[0], "eleven links").await;
+    assert_eq!(chain.via(11, 0), (1..11).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unwilling_relay_ends_the_chain_and_is_named() {
+    let unwilling = |n: usize| Config {
+        relay: RelayConfig {
+            enabled: n != 2,
+            ..RelayConfig::default()
+        },
+        ..config()
+    };
+    let chain = Mesh::with(3, &[&[], &[0], &[1], &[2]], unwilling).await;
+    let begin = Instant::now();
+    let far = chain.nodes[3].peer_id();
+    let error = chain.nodes[0].connect(far).await.unwrap_err();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(30), "took {took:?}");
+    let said = error.to_string();
+    match error {
+        DialError::NoRoute {
+            peer,
+            asked,
+            reached,
+            reason,
+            refused,
+            ..
+        } => {
+            assert_eq!((peer, asked, reached), (far, 1, 1));
+            assert_eq!(reason, NoRouteReason::Exhausted);
+            assert_eq!(refused[0].by, chain.nodes[2].peer_id());
+            assert!(said.contains("does not relay"), "{said}");
+        }
+        other => panic!("{other:?}"),
+    }
+    exchange(&chain.nodes[0], &chain.nodes[2], "but it takes its own").await;
+}
