@@ -57,7 +57,7 @@ pub enum Admission {
     /// Answer this.
     Nothing(Nothing),
     /// Ask others, then answer what they found.
-    Forward(Forward),
+    Forward(Box<Forward>),
 }
 
 /// A request to pass on.
@@ -153,7 +153,7 @@ impl SearchBook {
         let wait = find.budget().min(MAX_BUDGET);
         let mut route = find.route.clone();
         route.push(self.me);
-        Admission::Forward(Forward {
+        Admission::Forward(Box::new(Forward {
             to,
             find: Find {
                 nonce: find.nonce,
@@ -165,7 +165,7 @@ impl SearchBook {
             },
             wait,
             gather,
-        })
+        }))
     }
 
     /// The requests of this node's own ring.

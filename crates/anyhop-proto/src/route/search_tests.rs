@@ -36,7 +36,7 @@ fn nothing(admission: Admission) -> Nothing {
 
 fn forward(admission: Admission) -> Forward {
     match admission {
-        Admission::Forward(forward) => forward,
+        Admission::Forward(forward) => *forward,
         other => panic!("{other:?}"),
     }
 }
@@ -320,7 +320,7 @@ fn settle(
                 record: vec![],
             }),
             Admission::Nothing(nothing) => FindAnswer::Nothing(nothing),
-            Admission::Forward(further) => settle(graph, books, at, further, sent),
+            Admission::Forward(further) => settle(graph, books, at, *further, sent),
         };
         if let Some(found) = on.gather.answered(next, Some(answer)) {
             return FindAnswer::Found(found);

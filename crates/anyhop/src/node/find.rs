@@ -103,7 +103,7 @@ impl Inner {
             Admission::Nothing(nothing) => FindAnswer::Nothing(nothing),
             Admission::Forward(forward) => {
                 tokio::select! {
-                    answer = self.pass_on(forward) => answer,
+                    answer = self.pass_on(*forward) => answer,
                     // The asker has its answer from elsewhere, or is gone.
                     _ = send.stopped() => return Ok(()),
                 }
