@@ -36,8 +36,8 @@ fn pace(gate: u64) -> Pace {
 async fn transfer_goes_from_circuit_to_direct_and_back_without_losing_a_byte() {
     let Some(_turn) = turn().await else { return };
     let mut world = World::new().await;
-    let a = world.behind("A", NatKind::Cone).await;
-    let b = world.behind("B", NatKind::Cone).await;
+    let a = world.behind("A", NatKind::PortRestrictedCone).await;
+    let b = world.behind("B", NatKind::PortRestrictedCone).await;
     let block = || a.router.block_udp(b.router.wan()).expect("blocked");
     let unblock = || a.router.unblock_udp(b.router.wan()).expect("unblocked");
 

@@ -26,10 +26,10 @@ const NO_HANG: Duration = Duration::from_secs(40);
 async fn killed_relay_is_reported_and_direct_sessions_go_on() {
     let Some(_turn) = turn().await else { return };
     let mut world = World::new().await;
-    let a = world.behind("A", NatKind::Cone).await;
-    let b = world.behind("B", NatKind::Cone).await;
-    let s = world.behind("S", NatKind::Symmetric).await;
-    let t = world.behind("T", NatKind::Symmetric).await;
+    let a = world.behind("A", NatKind::PortRestrictedCone).await;
+    let b = world.behind("B", NatKind::PortRestrictedCone).await;
+    let s = world.behind("S", NatKind::SymmetricRandom).await;
+    let t = world.behind("T", NatKind::SymmetricRandom).await;
     a.node.pings(&b.node, 1).await;
     a.node.selects(&b.node, "direct").await;
     assert_eq!(s.node.pings(&t.node, 1).await, ["circuit"]);

@@ -221,7 +221,7 @@ fn text(value: &Value) -> String {
 }
 
 fn multiaddr(namespace: &Namespace, peer: &str) -> String {
-    let ip = namespace.ip_address();
+    let ip = namespace.v4().expect("IPv4");
     format!("/ip4/{ip}/udp/{PORT}/quic-v1/p2p/{peer}")
 }
 

@@ -25,9 +25,9 @@ const UNLIMITED: Pace = Pace {
 async fn symmetric_nats_work_over_the_circuit_and_stay_on_it() {
     let Some(_turn) = turn().await else { return };
     let mut world = World::new().await;
-    let a = world.behind("A", NatKind::Cone).await;
-    let s = world.behind("S", NatKind::Symmetric).await;
-    let t = world.behind("T", NatKind::Symmetric).await;
+    let a = world.behind("A", NatKind::PortRestrictedCone).await;
+    let s = world.behind("S", NatKind::SymmetricRandom).await;
+    let t = world.behind("T", NatKind::SymmetricRandom).await;
 
     for (from, to) in [(&s.node, &t.node), (&s.node, &a.node)] {
         let kinds = from.pings(to, 3).await;

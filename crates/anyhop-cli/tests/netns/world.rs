@@ -1,12 +1,8 @@
 //! The namespaces and the daemons in them.
 
-use std::net::Ipv4Addr;
-
-use anyhop_lab::netns::{NatKind, NetLab, Router};
+use anyhop_lab::netns::{Families, NatKind, NetLab, Router};
 
 use crate::node::Node;
-
-const R_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 
 /// A node behind a NAT. Fields drop in order: daemons before their namespaces.
 pub(crate) struct Behind {
@@ -18,26 +14,23 @@ pub(crate) struct Behind {
 pub(crate) struct World {
     pub(crate) r: Node,
     lab: NetLab,
-    routers: u8,
 }
 
 impl World {
     /// Starts R alone.
     pub(crate) async fn new() -> Self {
         let mut lab = NetLab::new().expect("a lab");
-        let host = lab.public_host("r", R_IP).expect("a host");
+        let host = lab.public_host("r", Families::V4).expect("a host");
         let r = Node::up("R", host, None).await;
-        Self { r, lab, routers: 0 }
+        Self { r, lab }
     }
 
     /// Starts a node behind a NAT and waits until it has a session with R.
     pub(crate) async fn behind(&mut self, name: &'static str, kind: NatKind) -> Behind {
-        self.routers += 1;
-        let wan = Ipv4Addr::new(203, 0, 113, 10 * self.routers);
         let lower = name.to_lowercase();
         let mut router = self
             .lab
-            .router(&format!("nat-{lower}"), wan, kind)
+            .router(&format!("nat-{lower}"), kind)
             .expect("a router");
         let host = self.lab.host_behind(&mut router, &lower).expect("a host");
         let node = Node::up(name, host, Some(&self.r.multiaddr())).await;

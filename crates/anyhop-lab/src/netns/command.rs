@@ -1,8 +1,8 @@
 //! Commands that set the lab up: short, and an error when they fail.
 
 use std::{
-    io,
-    process::{Command, Output},
+    io::{self, Write as _},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -71,6 +71,32 @@ pub(super) fn output(command: &mut Command) -> Result<Output, LabError> {
 /// Runs a command that has to succeed; answers its output.
 pub(super) fn checked(command: &mut Command) -> Result<String, LabError> {
     let output = output(command)?;
+    succeeded(command, &output)
+}
+
+/// The same with `input` as its standard input.
+pub(super) fn checked_with(command: &mut Command, input: &str) -> Result<String, LabError> {
+    let ran = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|mut child| {
+            // Dropped at the end of the statement, which is the end of the input.
+            child
+                .stdin
+                .take()
+                .map_or(Ok(()), |mut pipe| pipe.write_all(input.as_bytes()))?;
+            child.wait_with_output()
+        });
+    let output = ran.map_err(|source| LabError::Run {
+        what: text(command),
+        source,
+    })?;
+    succeeded(command, &output)
+}
+
+fn succeeded(command: &Command, output: &Output) -> Result<String, LabError> {
     if !output.status.success() {
         return Err(LabError::Failed {
             what: text(command),

@@ -1,10 +1,13 @@
-//! NAT routers, as people have them at home, made of nftables.
+//! NAT routers made of nftables.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
     LabError, Namespace,
     command::{checked, text},
+    enter::forget_flows,
+    namespace::{Families, Uplink},
+    rules,
 };
 
 pub(super) const WAN: &str = "wan";
@@ -13,138 +16,230 @@ pub(super) const LAN: &str = "lan";
 /// Addresses of a LAN that hosts get.
 const MAX_LAN_HOST: u8 = 250;
 
-/// How a router chooses external ports. Both kinds drop what nobody inside asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a router translates IPv4. All but [`FullCone`](Self::FullCone) drop what nobody
+/// inside asked for. No kind hairpins, and UDP flows live as long as conntrack has them:
+/// 30 s, 120 s once both sides have spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NatKind {
-    /// The internal port, the same towards every remote: behaves as EIM + APDF.
-    Cone,
-    /// A random port for every remote: APDM + APDF.
-    Symmetric,
+    /// EIM + EIF, port preserving. Two hosts inside must not use the same port.
+    FullCone,
+    /// EIM + ADF, port preserving. Two hosts inside must not use the same port.
+    RestrictedCone,
+    /// EIM + APDF, port preserving: what `masquerade` does as long as no two hosts inside
+    /// use the same port.
+    PortRestrictedCone,
+    /// APDM + APDF, every flow gets the next port.
+    SymmetricSequential,
+    /// APDM + APDF, every flow gets a random port.
+    SymmetricRandom,
+    /// EIM + APDF, but the port is another one than inside: the outer one of two layers,
+    /// shared by several customers.
+    Carrier,
+}
+
+/// What a router does with each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// Its NAT; `None` without IPv4.
+    pub v4: Option<NatKind>,
+    /// Whether it routes IPv6: without translation, and nothing comes in that was not
+    /// asked for (RFC 6092).
+    pub v6: bool,
+}
+
+impl RouterConfig {
+    pub(super) fn families(self) -> Families {
+        match (self.v4, self.v6) {
+            (None, _) => Families::V6,
+            (Some(_), false) => Families::V4,
+            (Some(_), true) => Families::Both,
+        }
+    }
+}
+
+impl From<NatKind> for RouterConfig {
+    fn from(kind: NatKind) -> Self {
+        Self {
+            v4: Some(kind),
+            v6: false,
+        }
+    }
 }
 
 /// A NAT router with its LAN.
 #[derive(Debug)]
 pub struct Router {
     namespace: Namespace,
-    lan: Ipv4Addr,
+    config: RouterConfig,
+    lan: Uplink,
     hosts: u8,
 }
 
 impl Router {
+    /// Makes a router of a namespace that has its WAN side. `lan` are its own addresses
+    /// inside.
     pub(super) fn configure(
         namespace: Namespace,
-        lan: Ipv4Addr,
-        kind: NatKind,
+        lan: (Ipv4Addr, Ipv6Addr),
+        config: RouterConfig,
     ) -> Result<Self, LabError> {
-        namespace.write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        namespace.set(&[
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/conf/all/send_redirects", "0"),
+        ])?;
+        namespace.ip(&["link", "add", LAN, "type", "bridge", "mcast_snooping", "0"])?;
+        let lan = Uplink {
+            v4: config.families().v4().then_some(lan.0),
+            v6: config.families().v6().then_some(lan.1),
+            on_link: true,
+            ..Uplink::default()
+        };
+        namespace.clone().attach(LAN, lan)?;
         let router = Self {
             namespace,
+            config,
             lan,
             hosts: 0,
         };
-        router.nft(&ruleset(kind))?;
+        router.load()?;
         Ok(router)
     }
 
-    /// Its namespace; the address is the external one.
+    /// Its namespace; the addresses are the external ones.
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Its external address.
+    /// Its external IPv4 address; unspecified without IPv4.
     #[must_use]
     pub fn wan(&self) -> Ipv4Addr {
-        self.namespace.ip
+        self.namespace.v4().unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 
-    /// Its address inside.
+    /// What it does.
     #[must_use]
-    pub fn lan(&self) -> Ipv4Addr {
-        self.lan
+    pub fn config(&self) -> RouterConfig {
+        self.config
     }
 
-    pub(super) fn next_address(&mut self) -> Ipv4Addr {
-        assert!(self.hosts < MAX_LAN_HOST, "LAN {} is full", self.lan);
+    /// Addresses for one more host inside.
+    pub(super) fn next_uplink(&mut self) -> Uplink {
+        assert!(
+            self.hosts < MAX_LAN_HOST,
+            "the LAN of {} is full",
+            self.namespace.name()
+        );
         self.hosts += 1;
-        let [a, b, c, own] = self.lan.octets();
-        Ipv4Addr::new(a, b, c, own + self.hosts)
+        Uplink {
+            v4: self.lan.v4.map(|own| nth4(own, self.hosts)),
+            v6: self.lan.v6.map(|own| nth6(own, self.hosts)),
+            gateway4: self.lan.v4,
+            gateway6: self.lan.v6,
+            on_link: true,
+        }
+    }
+
+    /// An IPv4 address inside that no host has had yet.
+    pub fn spare_v4(&mut self) -> Option<Ipv4Addr> {
+        self.next_uplink().v4
     }
 
     /// Drops UDP to and from an external address, from the next packet on.
     ///
     /// # Errors
     /// When `nft` fails.
-    pub fn block_udp(&self, remote: Ipv4Addr) -> Result<(), LabError> {
-        self.nft(&format!("add element ip lab blocked {{ {remote} }}\n"))
+    pub fn block_udp(&self, remote: impl Into<IpAddr>) -> Result<(), LabError> {
+        self.change_block("add", remote.into())
     }
 
     /// Undoes [`block_udp`](Self::block_udp).
     ///
     /// # Errors
     /// When `nft` fails, also when the address is not blocked.
-    pub fn unblock_udp(&self, remote: Ipv4Addr) -> Result<(), LabError> {
-        self.nft(&format!("delete element ip lab blocked {{ {remote} }}\n"))
+    pub fn unblock_udp(&self, remote: impl Into<IpAddr>) -> Result<(), LabError> {
+        self.change_block("delete", remote.into())
     }
 
-    /// Packets that [`block_udp`](Self::block_udp) has dropped so far, both ways.
+    /// Drops all UDP that it would forward, from the next packet on. TCP passes.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn block_all_udp(&self) -> Result<(), LabError> {
+        self.nft(rules::SHUT)
+    }
+
+    /// Undoes [`block_all_udp`](Self::block_all_udp).
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn unblock_all_udp(&self) -> Result<(), LabError> {
+        self.nft(rules::OPEN)
+    }
+
+    /// Packets that were dropped because of a block so far, both ways.
     ///
     /// # Errors
     /// When `nft` fails or says something unexpected.
     pub fn blocked_packets(&self) -> Result<u64, LabError> {
         let mut command = self.namespace.command("nft");
-        command.args(["list", "counter", "ip", "lab", "blocked"]);
+        command.args(["list", "counter", "inet", "lab", "blocked"]);
         let listed = checked(&mut command)?;
         let mut words = listed.split_whitespace();
         let count = words
             .find(|word| *word == "packets")
             .and_then(|_| words.next())
             .and_then(|count| count.parse().ok());
-        count.ok_or_else(|| unexpected(&command, &listed))
+        count.ok_or_else(|| LabError::Failed {
+            what: text(&command),
+            status: "unexpected output".into(),
+            stderr: listed,
+        })
+    }
+
+    /// Forgets all mappings and flows, as a restart does. Blocks stay.
+    ///
+    /// # Errors
+    /// When `nft` fails or the kernel does not let go of the flows.
+    pub fn reboot(&self) -> Result<(), LabError> {
+        if let Some(kind) = self.config.v4 {
+            self.nft(&rules::nat(kind, self.wan()))?;
+        }
+        self.namespace
+            .enter(forget_flows)
+            .map_err(|source| LabError::Run {
+                what: format!("forgetting the flows of {}", self.namespace.name()),
+                source,
+            })
+    }
+
+    fn load(&self) -> Result<(), LabError> {
+        self.nft(&rules::filter())?;
+        match self.config.v4 {
+            Some(kind) => self.nft(&rules::nat(kind, self.wan())),
+            None => Ok(()),
+        }
+    }
+
+    fn change_block(&self, act: &str, remote: IpAddr) -> Result<(), LabError> {
+        let family = if remote.is_ipv4() { 4 } else { 6 };
+        self.nft(&format!(
+            "{act} element inet lab blocked{family} {{ {remote} }}\n"
+        ))
     }
 
     fn nft(&self, script: &str) -> Result<(), LabError> {
-        let mut command = self.namespace.command("nft");
-        checked(command.arg(script)).map(drop)
+        self.namespace.nft(script).map(drop)
     }
 }
 
-fn unexpected(command: &Command, said: &str) -> LabError {
-    LabError::Failed {
-        what: text(command),
-        status: "unexpected output".into(),
-        stderr: said.to_owned(),
-    }
+/// The address `n` after `own`, within its last byte.
+fn nth4(own: Ipv4Addr, n: u8) -> Ipv4Addr {
+    let [a, b, c, d] = own.octets();
+    Ipv4Addr::new(a, b, c, d + n)
 }
 
-fn ruleset(kind: NatKind) -> String {
-    let masquerade = match kind {
-        NatKind::Cone => "masquerade persistent",
-        NatKind::Symmetric => "masquerade random,fully-random",
-    };
-    format!(
-        "table ip lab {{
-            set blocked {{ type ipv4_addr; }}
-            counter blocked {{ }}
-            chain block {{
-                type filter hook forward priority -10; policy accept;
-                meta l4proto udp ip daddr @blocked counter name blocked drop
-                meta l4proto udp ip saddr @blocked counter name blocked drop
-            }}
-            chain input {{
-                type filter hook input priority filter; policy drop;
-                ct state established,related accept
-                iifname {{ \"{LAN}\", \"lo\" }} accept
-            }}
-            chain forward {{
-                type filter hook forward priority filter; policy drop;
-                ct state established,related accept
-                iifname \"{LAN}\" oifname \"{WAN}\" accept
-            }}
-            chain postrouting {{
-                type nat hook postrouting priority srcnat; policy accept;
-                oifname \"{WAN}\" {masquerade}
-            }}
-        }}\n"
-    )
+fn nth6(own: Ipv6Addr, n: u8) -> Ipv6Addr {
+    Ipv6Addr::from_bits(own.to_bits() + u128::from(n))
 }
