@@ -5,6 +5,7 @@
 //! GET  /v1/peers                      [SessionInfo]
 //! GET  /v1/path/{peer}                PathReport, connecting if need be
 //! GET  /v1/resolve/{peer}             PeerReport
+//! GET  /v1/explain/{peer}?ExplainQuery  Explanation, dialling if need be
 //! POST /v1/connect                    ConnectAsk -> PathReport
 //! POST /v1/ping                       PingAsk -> Pong
 //! POST /v1/send?MessageQuery          body as it is -> Sent
@@ -41,6 +42,14 @@ pub(crate) struct PathReport {
     pub(crate) peer_id: String,
     /// The session's paths, the selected one first.
     pub(crate) paths: Vec<PathInfo>,
+}
+
+/// How to explain.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct ExplainQuery {
+    /// Tell only what is known.
+    #[serde(default)]
+    pub(crate) no_dial: bool,
 }
 
 /// Asks for a session; exactly one of the two is given.

@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Peers,
     /// Show the paths to a peer, connecting to it if need be
     Path(PeerArg),
+    /// Tell why a peer is reached as it is, or why it is not
+    Explain(ExplainArgs),
     /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/PEER_ID
     Connect(ConnectArgs),
     /// Measure the round trip to a peer
@@ -125,6 +127,16 @@ pub(crate) struct UpArgs {
 pub(crate) struct PeerArg {
     /// PeerId, unique part of one, or name
     pub(crate) peer: PeerSpec,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// Tell only what is known: do not dial a peer without a session
+    #[arg(long)]
+    pub(crate) no_dial: bool,
 }
 
 /// `connect`.

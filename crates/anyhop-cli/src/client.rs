@@ -50,6 +50,15 @@ impl Client {
         read_json(response).await
     }
 
+    /// Asks for a value described by a query.
+    pub(crate) async fn query<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<T, CliError> {
+        self.get(&with_query(path, query)?).await
+    }
+
     /// Sends a value, gets a value.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,

@@ -77,6 +77,37 @@ pub(crate) fn colours() -> bool {
     io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// What stands before an item of a list for people, in colour on terminals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Works.
+    Ok,
+    /// Works, but not well.
+    Warn,
+    /// Does not work.
+    Fail,
+    /// Not known, or not over.
+    Skipped,
+}
+
+impl Mark {
+    /// As it is printed to standard output.
+    pub(crate) fn text(self) -> &'static str {
+        let plain =
+            !io::stdout().is_terminal() || env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        match (self, plain) {
+            (Self::Ok, true) => "+",
+            (Self::Ok, false) => "\x1b[1;32m+\x1b[0m",
+            (Self::Warn, true) => "!",
+            (Self::Warn, false) => "\x1b[1;33m!\x1b[0m",
+            (Self::Fail, true) => "x",
+            (Self::Fail, false) => "\x1b[1;31mx\x1b[0m",
+            (Self::Skipped, true) => "-",
+            (Self::Skipped, false) => "\x1b[2m-\x1b[0m",
+        }
+    }
+}
+
 /// Writes a line to standard output and flushes it.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();

@@ -5,12 +5,14 @@
 //! TUN devices); so far none is needed, and none is allowed.
 
 mod interfaces;
+mod kernel;
 mod lock;
 mod process;
 mod routes;
 mod watch;
 
 pub use interfaces::interface_addresses;
+pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, source_address};
 pub use lock::{LOCK_FILE, LockError, StateDirLock};
 pub use process::{is_root, process_cpu_time};
 pub use routes::{Gateway, default_gateways};

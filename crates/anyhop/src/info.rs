@@ -143,6 +143,19 @@ pub struct NextAttempt {
     pub in_ms: u64,
 }
 
+/// How far a peer's clock is from this node's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerClock {
+    /// The peer, base58.
+    pub peer_id: String,
+    /// By how many seconds it is ahead at least; negative when it may be behind.
+    pub ahead_s_min: i64,
+    /// By how many seconds it is ahead at most; negative when it is behind.
+    pub ahead_s_max: i64,
+    /// Whether its record was refused for that.
+    pub refused: bool,
+}
+
 /// Datagrams dropped for one reason.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DropCount {
@@ -190,6 +203,8 @@ pub struct PathInfo {
     pub via: Vec<String>,
     /// Smoothed round-trip time, milliseconds.
     pub rtt_ms: f64,
+    /// Largest datagram that it is known to carry, bytes, without IP and UDP headers.
+    pub mtu: u16,
     /// Whether new data goes over this path.
     pub selected: bool,
 }

@@ -30,6 +30,7 @@ mod circuit;
 mod config;
 mod engine;
 mod error;
+mod explain;
 mod info;
 mod message;
 pub mod net;
@@ -43,9 +44,12 @@ pub use error::{
     Attempt, DialError, ErrorKind, MessageError, NoRouteReason, ProtocolTaken, Refused, StartError,
     StreamError,
 };
+pub use explain::{
+    CandidateInfo, CandidateLists, CandidateSource, DialFailure, Explanation, PeerState,
+};
 pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NextAttempt,
-    NodeStatus, PathInfo, PathKind, Pong, RelayStatus, SessionInfo, Technique,
+    NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus, SessionInfo, Technique,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
 pub use node::{Connectedness, Event, Listener, MAX_ATTEMPTS, Node};

@@ -207,6 +207,11 @@ impl RecvStream {
         }
     }
 
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> PeerId {
+        self.purpose.peer
+    }
+
     /// Reads up to `buf.len()` bytes; `None` at the end of the stream.
     ///
     /// # Errors

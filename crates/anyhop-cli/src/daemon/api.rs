@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop::{Message, NodeStatus, PeerAddr, Pong, SessionInfo};
+use anyhop::{DialError, Explanation, Message, NodeStatus, PeerAddr, Pong, SessionInfo};
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 use super::{Daemon, bench, forward, inbox, pipe, server::upgrade};
 use crate::{
     api::{
-        BenchQuery, CatQuery, ConnectAsk, ExposeQuery, ForwardQuery, MessageQuery, MessageReport,
-        PathReport, PeerReport, PingAsk, Sent,
+        BenchQuery, CatQuery, ConnectAsk, ExplainQuery, ExposeQuery, ForwardQuery, MessageQuery,
+        MessageReport, PathReport, PeerReport, PingAsk, Sent,
     },
     args::MAX_BODY,
     error::{CliError, Code},
@@ -39,6 +39,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/peers", get(peers))
         .route("/v1/path/{peer}", get(path))
         .route("/v1/resolve/{peer}", get(resolve))
+        .route("/v1/explain/{peer}", get(explain))
         .route("/v1/connect", post(connect))
         .route("/v1/ping", post(ping))
         .route("/v1/send", post(send))
@@ -93,6 +94,22 @@ async fn path(State(daemon): App, Path(peer): Path<String>) -> Answer<PathReport
 async fn resolve(State(daemon): App, Path(peer): Path<String>) -> Answer<PeerReport> {
     let peer_id = daemon.resolve(&peer)?.to_base58();
     Ok(Json(PeerReport { peer_id }))
+}
+
+async fn explain(
+    State(daemon): App,
+    Path(peer): Path<String>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Answer<Explanation> {
+    let query = read_query(query)?;
+    let peer = daemon.resolve(&peer)?;
+    if !query.no_dial {
+        // What else comes of it is part of the explanation.
+        if let Err(e @ DialError::Myself(_)) = daemon.node.connect(peer).await {
+            return Err(e.into());
+        }
+    }
+    Ok(Json(daemon.node.explain(peer)))
 }
 
 async fn connect(State(daemon): App, body: Body) -> Answer<PathReport> {

@@ -6,5 +6,6 @@ mod forwarding;
 mod harness;
 mod messages;
 mod reaching;
+mod seeing;
 mod state;
 mod streams;

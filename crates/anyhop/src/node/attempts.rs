@@ -12,7 +12,7 @@ use anyhop_base::PeerId;
 use tokio::time::Instant;
 
 use super::{Inner, Node};
-use crate::{AttemptInfo, AttemptOutcome, NextAttempt, Technique};
+use crate::{AttemptInfo, AttemptOutcome, DialError, NextAttempt, Technique};
 
 /// Attempts kept for one peer; the oldest is forgotten first.
 pub const MAX_ATTEMPTS: usize = 64;
@@ -52,6 +52,8 @@ struct Entry {
 struct OfPeer {
     entries: VecDeque<Entry>,
     next: Vec<(Technique, Instant)>,
+    /// When the latest dial failed and why, unless one has succeeded since.
+    error: Option<(Instant, DialError)>,
     /// Number of the latest attempt.
     latest: u64,
 }
@@ -120,6 +122,27 @@ impl AttemptLog {
         } else if !next.is_empty() {
             state.of(peer).next = next;
         }
+    }
+
+    /// Notes how a dial over all ways ended.
+    pub(super) fn dialled(&self, peer: PeerId, error: Option<&DialError>) {
+        let mut state = self.lock();
+        match (error, state.peers.get_mut(&peer)) {
+            (None, None) => {}
+            (None, Some(of_peer)) => of_peer.error = None,
+            (Some(error), _) => {
+                state.last_id += 1;
+                let id = state.last_id;
+                let of_peer = state.of(peer);
+                of_peer.error = Some((Instant::now(), error.clone()));
+                of_peer.latest = id;
+            }
+        }
+    }
+
+    /// When the latest dial failed and why, unless one has succeeded since.
+    pub(super) fn dial_error(&self, peer: PeerId) -> Option<(Instant, DialError)> {
+        self.lock().peers.get(&peer)?.error.clone()
     }
 
     fn of(&self, peer: PeerId) -> Vec<AttemptInfo> {

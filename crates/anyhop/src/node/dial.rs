@@ -98,6 +98,11 @@ impl Inner {
         self.current(peer).filter(|c| !c.paths.borrow().stalled)
     }
 
+    pub(super) fn is_dialling(&self, peer: PeerId) -> bool {
+        let dials = self.dials.lock().expect("no holder panics");
+        dials.contains_key(&peer)
+    }
+
     /// The dial in progress, or a new one.
     fn join_dial(self: &Arc<Self>, peer: PeerId) -> watch::Receiver<Outcome> {
         let mut dials = self.dials.lock().expect("no holder panics");
@@ -110,6 +115,7 @@ impl Inner {
         let node = Arc::clone(self);
         self.spawn(async move {
             let outcome = node.dial(peer).await;
+            node.attempts.dialled(peer, outcome.as_ref().err());
             node.dials.lock().expect("no holder panics").remove(&peer);
             sender.send_replace(Some(outcome));
         });

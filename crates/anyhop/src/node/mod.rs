@@ -6,7 +6,9 @@
 mod accept;
 mod attach;
 mod attempts;
+mod clocks;
 mod dial;
+mod explain;
 mod find;
 mod inbox;
 mod monitor;
@@ -322,6 +324,12 @@ impl Node {
     #[must_use]
     pub fn network(&self) -> &NetworkName {
         &self.0.config.network
+    }
+
+    /// The peers this node stays connected to.
+    #[must_use]
+    pub fn bootstrap(&self) -> &[PeerAddr] {
+        &self.0.config.bootstrap
     }
 
     /// The multiaddrs others may dial, each ending in `/p2p/<PeerId>`.

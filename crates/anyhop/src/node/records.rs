@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhop_base::{
-    Attachment, Endpoint, PeerId, Reachability, Record, SignedRecord, dialable, parse_multiaddr,
-    quic_multiaddr,
-    record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, MAX_RECORD_LEN},
+    Attachment, Endpoint, PeerId, Reachability, Record, RecordError, SignedRecord, dialable,
+    parse_multiaddr, quic_multiaddr,
+    record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES},
 };
 use anyhop_proto::{
     circuit::LinkId,
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Inner, protocols};
+use super::{Inner, clocks::Clocks, protocols};
 use crate::{
     Event, StreamError,
     session::Conn,
@@ -36,7 +36,7 @@ const MAX_MANUAL_ADDRESSES: usize = 8;
 /// Peers with addresses told by hand.
 const MAX_MANUAL_PEERS: usize = 1024;
 /// Lifetime of our own record; it is renewed at half of that.
-const RECORD_LIFETIME_S: u64 = 3600;
+pub(super) const RECORD_LIFETIME_S: u64 = 3600;
 /// Changes of our record within this time go out as one.
 const RECORD_DEBOUNCE: Duration = Duration::from_millis(20);
 /// Peers asked for a record at once.
@@ -79,6 +79,8 @@ pub(super) struct Book {
     observed: BTreeMap<LinkId, SocketAddr>,
     /// Relays we keep links to, and their addresses.
     attachments: BTreeMap<PeerId, Vec<Endpoint>>,
+    /// What records tell about the clocks of their peers.
+    pub(super) clocks: Clocks,
     own: Option<SignedRecord>,
     last_seq: u64,
 }
@@ -376,28 +378,27 @@ impl Inner {
         let frame = read_frame(recv, MAX_CONTROL_FRAME).await?;
         let hello = Hello::decode(&frame).map_err(|_| malformed(recv))?;
         if !hello.record.is_empty() {
-            self.learn(&hello.record);
+            let told = self.try_learn(&hello.record);
+            self.note_clock(recv.peer(), &told);
         }
         Ok(())
     }
 
     /// Checks and keeps a record; a bad one is dropped.
     pub(super) fn learn(&self, bytes: &[u8]) -> Option<Record> {
-        if bytes.len() > MAX_RECORD_LEN {
+        if bytes.is_empty() {
             return None;
         }
-        match SignedRecord::decode(bytes, self.network_id, self.now_unix_s()) {
-            Ok(signed) => {
-                let record = signed.record().clone();
-                let news = self.book().insert(signed);
-                self.tell_identified(&record, news);
-                Some(record)
-            }
-            Err(e) => {
-                tracing::debug!(error = %e, "record refused");
-                None
-            }
-        }
+        self.try_learn(bytes).ok()
+    }
+
+    fn try_learn(&self, bytes: &[u8]) -> Result<Record, RecordError> {
+        let decoded = SignedRecord::decode(bytes, self.network_id, self.now_unix_s());
+        let signed = decoded.inspect_err(|e| tracing::debug!(error = %e, "record refused"))?;
+        let record = signed.record().clone();
+        let news = self.book().insert(signed);
+        self.tell_identified(&record, news);
+        Ok(record)
     }
 
     /// Answers a peer that asks for somebody's record.

@@ -66,6 +66,7 @@ struct OpenPath {
     id: PathId,
     remote: SocketAddr,
     rtt: Duration,
+    mtu: u16,
 }
 
 /// The driver of one connection.
@@ -114,6 +115,7 @@ impl Driver {
             id: PathId::ZERO,
             remote,
             rtt: Duration::ZERO,
+            mtu: 0,
         };
         let direct_wanted = node.config.direct_paths;
         let agent = PathAgent::new(conn.role, direct_wanted, 0, route_of(remote));
@@ -482,6 +484,7 @@ impl Driver {
                 id,
                 remote,
                 rtt: Duration::ZERO,
+                mtu: 0,
             },
         );
         self.watch_circuit(remote);
@@ -529,7 +532,7 @@ impl Driver {
             };
             open.remote = canonical(remote);
             let stats = open.path.stats();
-            open.rtt = stats.rtt;
+            (open.rtt, open.mtu) = (stats.rtt, stats.current_mtu);
             samples.push(Sample {
                 key: *key,
                 rtt: stats.rtt,
@@ -619,6 +622,7 @@ impl Driver {
                 via.iter().map(ToString::to_string).collect()
             }),
             rtt_ms: open.rtt.as_secs_f64() * 1e3,
+            mtu: open.mtu,
             selected,
         }
     }
