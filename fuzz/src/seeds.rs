@@ -12,7 +12,7 @@ use anyhop_proto::{
     datagram::Label,
     message::Header,
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
-    route::{Find, FindAnswer, Found, Nothing},
+    route::{Find, FindAnswer, Found, LinkReport, Measured, Nothing, Trace, TraceAnswer},
     take_frame,
 };
 
@@ -166,7 +166,29 @@ pub(crate) fn route_contents() -> Vec<Vec<u8>> {
             reason: RefusalReason::NotRelaying,
         }],
     });
-    let frames = [find.encode(), found.encode(), nothing.encode()];
+    let trace = Trace {
+        rest: vec![peer(4), peer(5)],
+        budget_ms: 1500,
+    };
+    let measured = Measured {
+        sent: 5,
+        answered: 4,
+        rtt_us: 20_000,
+    };
+    let link = |to, result| LinkReport { to, result };
+    let links = TraceAnswer {
+        links: vec![
+            link(peer(4), Ok(measured)),
+            link(peer(5), Err(RefusalReason::NoLink)),
+        ],
+    };
+    let frames = [
+        find.encode(),
+        found.encode(),
+        nothing.encode(),
+        trace.encode(),
+        links.encode(),
+    ];
     frames.iter().map(|frame| content(frame)).collect()
 }
 

@@ -14,7 +14,7 @@ use anyhop_proto::{
     datagram::{Kind, Label, classify},
     message::Header,
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
-    route::{Find, FindAnswer},
+    route::{Find, FindAnswer, Trace, TraceAnswer},
     take_frame,
 };
 
@@ -141,9 +141,12 @@ pub fn circuit_frames(data: &[u8]) -> bool {
         | round_trip(decode(data), encode, decode)
 }
 
-/// The content of the frames that search ways.
+/// The content of the frames that search and trace ways.
 pub fn route_frames(data: &[u8]) -> bool {
-    round_trip(Find::decode(data), Find::encode, Find::decode)
+    let (encode, decode) = (TraceAnswer::encode, TraceAnswer::decode);
+    round_trip(Trace::decode(data), Trace::encode, Trace::decode)
+        | round_trip(decode(data), encode, decode)
+        | round_trip(Find::decode(data), Find::encode, Find::decode)
         | round_trip(
             FindAnswer::decode(data),
             FindAnswer::encode,

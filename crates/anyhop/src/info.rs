@@ -239,6 +239,20 @@ pub enum Carrier {
     Ws,
 }
 
+/// One hop of a path, see [`Node::trace`](crate::Node::trace).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceHop {
+    /// Who is there, base58.
+    pub peer_id: String,
+    /// Mean round-trip time from here to there, milliseconds; `None` when it was not
+    /// measured.
+    pub rtt_ms: Option<f64>,
+    /// Share of probes lost on the way there and back, 0 to 1; `None` as before.
+    pub loss: Option<f64>,
+    /// Why nothing was measured; empty when it was.
+    pub reason: String,
+}
+
 /// The answer to one [`Node::ping`](crate::Node::ping).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pong {

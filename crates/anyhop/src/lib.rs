@@ -49,7 +49,7 @@ pub use explain::{
 };
 pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NextAttempt,
-    NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus, SessionInfo, Technique,
+    NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus, SessionInfo, Technique, TraceHop,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
 pub use node::{Connectedness, Event, Listener, MAX_ATTEMPTS, Node};

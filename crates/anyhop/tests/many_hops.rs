@@ -142,3 +142,40 @@ async fn an_unwilling_relay_ends_the_chain_and_is_named() {
     }
     exchange(&chain.nodes[0], &chain.nodes[2], "but it takes its own").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_trace_tells_every_hop_and_which_one_is_silent() {
+    let chain = Mesh::new(4, &[&[], &[0], &[1], &[2], &[3]]).await;
+    let (a, b) = (&chain.nodes[0], chain.nodes[4].peer_id());
+    exchange(a, &chain.nodes[4], "both ends know the session").await;
+    let hops = a.trace(b).await.unwrap();
+    let ids: Vec<_> = hops.iter().map(|h| h.peer_id.clone()).collect();
+    let expected = chain.nodes[1..].iter().map(|n| n.peer_id().to_string());
+    assert_eq!(ids, expected.collect::<Vec<_>>());
+    // Each link takes 10 ms one way.
+    for (hop, nth) in hops.iter().zip(1..) {
+        let rtt = hop.rtt_ms.unwrap();
+        let expected = 20.0 * f64::from(nth);
+        assert!(
+            rtt >= expected && rtt < expected + 5.0,
+            "hop {nth}: {rtt} ms"
+        );
+        assert_eq!((hop.loss, &*hop.reason), (Some(0.0), ""));
+    }
+
+    let hops = chain.nodes[1]
+        .trace(chain.nodes[2].peer_id())
+        .await
+        .unwrap();
+    assert_eq!(hops.len(), 1, "a neighbour is one hop");
+
+    chain.net.cut(&chain.hosts[3]);
+    let begin = Instant::now();
+    let hops = a.trace(b).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(hops[0].rtt_ms.is_some() && hops[1].rtt_ms.is_some());
+    for hop in &hops[2..] {
+        assert_eq!((hop.rtt_ms, hop.loss), (None, None));
+        assert!(!hop.reason.is_empty());
+    }
+}

@@ -11,16 +11,24 @@
 //! request comes with more hops left; each level of the search keeps a share of the time
 //! for itself, so that a silent node costs its neighbour's patience and not everybody's.
 //!
+//! **Trace** (`trace/1`): each relay of a way measures its link to the next, by probes.
+//!
 //! Bounds: one ring crosses a link at most [`MAX_HOPS`](crate::circuit::MAX_HOPS) times
 //! each way, usually once; requests are limited for each neighbour and in total. Searches
 //! run inside authenticated sessions only.
 
+mod limit;
 mod search;
+mod trace;
 mod wire;
 
+pub use limit::PerNeighbour;
 pub use search::{
     Admission, EndReason, FIND_BURST, FIND_INTERVAL, FORWARD_BURST, FORWARD_INTERVAL, Forward,
     Gather, MAX_FANOUT, Neighbour, RINGS, Report, Ring, Search, SearchBook,
+};
+pub use trace::{
+    LinkReport, MAX_TRACE_FRAME, Measured, TRACE_BURST, TRACE_INTERVAL, Trace, TraceAnswer,
 };
 pub use wire::{
     Find, FindAnswer, Found, MAX_AVOID, MAX_FIND_FRAME, MAX_FOUND_FRAME, MAX_REFUSALS, Nothing,

@@ -8,7 +8,10 @@ use std::{
 use anyhop_base::PeerId;
 use thiserror::Error;
 
-use super::wire::{Find, FindAnswer, Found, MAX_AVOID, MAX_REFUSALS, Nothing};
+use super::{
+    limit::{Bucket, PerNeighbour},
+    wire::{Find, FindAnswer, Found, MAX_AVOID, MAX_REFUSALS, Nothing},
+};
 use crate::circuit::{MAX_HOPS, Refusal, RefusalReason};
 
 /// Hop limits of a search's rings.
@@ -34,8 +37,11 @@ pub const MAX_FANOUT: usize = 128;
 const SEEN_FOR: Duration = Duration::from_secs(15);
 /// Nonces remembered at once; the limit on requests stays below it.
 const MAX_SEEN: usize = 16_384;
-/// Neighbours whose requests are counted; beyond, those at rest are forgotten.
-const MAX_NEIGHBOURS: usize = 8192;
+/// What all searches of others share.
+const FORWARDS: Bucket = Bucket {
+    burst: FORWARD_BURST,
+    interval: FORWARD_INTERVAL,
+};
 
 /// A link of this node, as a search sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +88,9 @@ pub struct SearchBook {
     /// By nonce, with the most hops a request had left.
     seen: BTreeMap<u64, u32>,
     by_age: VecDeque<(Instant, u64)>,
-    /// When each neighbour's bucket is full again.
-    asked_by: BTreeMap<PeerId, Instant>,
-    forwarded: Option<Instant>,
+    asked_by: PerNeighbour,
+    /// When the bucket of requests to pass on is full again.
+    forwards_full_at: Option<Instant>,
 }
 
 impl SearchBook {
@@ -95,8 +101,8 @@ impl SearchBook {
             me,
             seen: BTreeMap::new(),
             by_age: VecDeque::new(),
-            asked_by: BTreeMap::new(),
-            forwarded: None,
+            asked_by: PerNeighbour::new(FIND_BURST, FIND_INTERVAL),
+            forwards_full_at: None,
         }
     }
 
@@ -123,7 +129,7 @@ impl SearchBook {
         if let Err(reason) = carry {
             return refused(reason);
         }
-        if !self.may_ask(now, from) {
+        if !self.asked_by.allow(now, from) {
             return Admission::Nothing(self.refusal(RefusalReason::TooOften));
         }
         self.expire(now);
@@ -209,18 +215,9 @@ impl SearchBook {
         }
     }
 
-    fn may_ask(&mut self, now: Instant, from: PeerId) -> bool {
-        if self.asked_by.len() >= MAX_NEIGHBOURS {
-            self.asked_by.retain(|_, full_at| *full_at > now);
-        }
-        let full_at = self.asked_by.entry(from).or_insert(now);
-        take(full_at, now, 1, FIND_INTERVAL, FIND_BURST)
-    }
-
     fn may_forward(&mut self, now: Instant, count: usize) -> bool {
-        let full_at = self.forwarded.get_or_insert(now);
-        let count = count.min(MAX_FANOUT) as u32;
-        take(full_at, now, count, FORWARD_INTERVAL, FORWARD_BURST)
+        let full_at = self.forwards_full_at.get_or_insert(now);
+        FORWARDS.take(full_at, now, count.min(MAX_FANOUT) as u32)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -231,16 +228,6 @@ impl SearchBook {
             self.by_age.pop_front();
         }
     }
-}
-
-/// Takes `count` from a bucket, told as the time at which it is full again.
-fn take(full_at: &mut Instant, now: Instant, count: u32, interval: Duration, burst: u32) -> bool {
-    let after = (*full_at).max(now) + interval * count;
-    let allowed = after.saturating_duration_since(now) <= interval * burst;
-    if allowed {
-        *full_at = after;
-    }
-    allowed
 }
 
 fn millis(time: Duration) -> u32 {

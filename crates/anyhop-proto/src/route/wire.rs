@@ -1,7 +1,8 @@
 //! Frames of a `find/1` stream: one request, one answer.
 
-use anyhop_base::PeerId;
 use std::time::Duration;
+
+use anyhop_base::PeerId;
 
 use crate::{
     circuit::{MAX_HOPS, Refusal, RefusalReason},
@@ -206,16 +207,16 @@ impl FindAnswer {
     }
 }
 
-fn put_ids(peers: &[PeerId]) -> Vec<Vec<u8>> {
+pub(super) fn put_ids(peers: &[PeerId]) -> Vec<Vec<u8>> {
     peers.iter().map(|p| p.to_bytes()).collect()
 }
 
-fn get_ids(list: &[Vec<u8>], limit: usize) -> Result<Vec<PeerId>, FrameError> {
+pub(super) fn get_ids(list: &[Vec<u8>], limit: usize) -> Result<Vec<PeerId>, FrameError> {
     check_len(list.len(), limit)?;
     list.iter().map(|b| peer_id(b)).collect()
 }
 
-fn check_len(len: usize, limit: usize) -> Result<(), FrameError> {
+pub(super) fn check_len(len: usize, limit: usize) -> Result<(), FrameError> {
     if len > limit {
         let why = format!("a list of {len} nodes, {limit} are allowed");
         return Err(FrameError::Malformed(why));

@@ -16,6 +16,7 @@ pub(crate) mod punch;
 mod records;
 mod registry;
 mod start;
+pub(crate) mod trace;
 mod ways;
 
 use std::{
@@ -31,7 +32,7 @@ use anyhop_base::{
 };
 use anyhop_proto::{
     circuit::{CircuitId, LinkId, RelayBook},
-    route::SearchBook,
+    route::{PerNeighbour, SearchBook},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -60,6 +61,7 @@ pub(crate) mod protocols {
     pub(crate) const RECORD: &str = "record/1";
     pub(crate) const LOOKUP: &str = "lookup/1";
     pub(crate) const FIND: &str = "find/1";
+    pub(crate) const TRACE: &str = "trace/1";
     pub(crate) const ATTACH: &str = "attach/1";
     pub(crate) const PUNCH: &str = "punch/1";
     pub(crate) const CIRCUIT: &str = "circuit/1";
@@ -184,6 +186,7 @@ pub(crate) struct Inner {
     sessions: Mutex<registry::Registry>,
     dials: Mutex<dial::Dials>,
     searches: Mutex<SearchBook>,
+    traces: Mutex<PerNeighbour>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
     record_dirty: Notify,

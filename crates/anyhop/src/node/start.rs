@@ -8,7 +8,7 @@ use std::{
 use anyhop_base::Keypair;
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
-    route::SearchBook,
+    route::{PerNeighbour, SearchBook, TRACE_BURST, TRACE_INTERVAL},
 };
 use tokio::{
     sync::{Notify, broadcast, watch},
@@ -67,6 +67,7 @@ pub(super) fn start(
         sessions: Mutex::default(),
         dials: Mutex::default(),
         searches: Mutex::new(SearchBook::new(me)),
+        traces: Mutex::new(PerNeighbour::new(TRACE_BURST, TRACE_INTERVAL)),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
         record_dirty: Notify::new(),

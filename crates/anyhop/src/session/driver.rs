@@ -16,7 +16,7 @@ use anyhop_proto::{
 };
 use futures_util::StreamExt;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -29,7 +29,7 @@ use crate::{
     Carrier, Event, PathInfo, PathKind, Technique,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
-    node::{Attempting, Inner, Network, punch},
+    node::{Attempting, Inner, Network, punch, trace::Over},
 };
 
 /// An unused, superseded connection lives this long, for streams on their way.
@@ -255,6 +255,21 @@ impl Driver {
         self.look_often();
     }
 
+    /// Sends a probe for somebody who waits for its answer.
+    fn echo(&mut self, over: Over, waiting: oneshot::Sender<()>) {
+        let selected = self.agent.selected();
+        let wanted = |key: PathKey, open: &OpenPath| match over {
+            Over::Link => !is_circuit(open.remote),
+            Over::SelectedPath => Some(key) == selected,
+        };
+        let mut paths: Vec<_> = self.paths.iter().collect();
+        paths.sort_by_key(|(key, _)| Some(**key) != selected);
+        let path = paths.into_iter().find(|(key, open)| wanted(**key, open));
+        if let Some((key, open)) = path {
+            self.probing.echo(*key, open.remote, waiting);
+        }
+    }
+
     /// Lets the peer hear from wherever our NAT sends from now.
     fn speak_up(&mut self) {
         for (key, open) in &self.paths {
@@ -339,6 +354,7 @@ impl Driver {
                 self.handle_found(found);
             }
             Command::Probe => self.speak_up(),
+            Command::Echo(over, waiting) => self.echo(over, waiting),
             Command::CircuitEnded(circuit) => {
                 self.circuits.remove(&circuit);
                 self.agent.handle_circuit_ended(now(), circuit);

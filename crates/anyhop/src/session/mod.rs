@@ -18,7 +18,7 @@ use anyhop_proto::{
     probe::ProbeKeys,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -27,7 +27,7 @@ pub(crate) use driver::Driver;
 use crate::{
     PathInfo, PathKind, SessionInfo, StreamError,
     engine::{self, Code, Connection, ConnectionError, close},
-    node::Inner,
+    node::{Inner, trace::Over},
     stream::{Purpose, RecvStream, SendStream, encode_protocol},
 };
 
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Punch(Vec<std::net::SocketAddr>),
     /// A circuit over this link is silent: let the peer hear from our current address.
     Probe,
+    /// Send a probe, and tell when it is answered.
+    Echo(Over, oneshot::Sender<()>),
     /// A circuit that a path may run over was torn down.
     CircuitEnded(CircuitId),
 }

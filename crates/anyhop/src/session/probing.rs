@@ -13,7 +13,7 @@ use anyhop_proto::{
     probe::{Probe, Token},
 };
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Conn;
 use crate::engine::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
@@ -27,6 +27,8 @@ struct Ping {
     /// `None` for an address that is no path yet.
     path: Option<PathKey>,
     to: SocketAddr,
+    /// Told when it is answered.
+    waiting: Option<oneshot::Sender<()>>,
 }
 
 /// What probes found out.
@@ -80,20 +82,30 @@ impl Probing {
 
     /// Asks for an answer on a path.
     pub(super) fn ping(&mut self, path: PathKey, to: SocketAddr) {
-        self.ask(Some(path), to);
+        self.ask(Some(path), to, None);
     }
 
     /// Asks for an answer from an address that the peer sent from.
     pub(super) fn check(&mut self, to: SocketAddr) {
-        self.ask(None, to);
+        self.ask(None, to, None);
     }
 
-    fn ask(&mut self, path: Option<PathKey>, to: SocketAddr) {
+    /// Asks for an answer on a path, for somebody who waits for it.
+    pub(super) fn echo(&mut self, path: PathKey, to: SocketAddr, waiting: oneshot::Sender<()>) {
+        self.ask(Some(path), to, Some(waiting));
+    }
+
+    fn ask(&mut self, path: Option<PathKey>, to: SocketAddr, waiting: Option<oneshot::Sender<()>>) {
         let nonce = rand::rng().random();
         if self.pings.len() >= MAX_PINGS {
             self.pings.pop_front();
         }
-        self.pings.push_back(Ping { nonce, path, to });
+        self.pings.push_back(Ping {
+            nonce,
+            path,
+            to,
+            waiting,
+        });
         self.send(to, Probe::Ping { nonce });
     }
 
@@ -143,6 +155,10 @@ impl Probing {
     fn handle_pong(&mut self, from: SocketAddr, nonce: u64, observed: SocketAddr) -> Vec<Found> {
         let asked = self.pings.iter().position(|p| p.nonce == nonce);
         if let Some(ping) = asked.and_then(|at| self.pings.remove(at)) {
+            if let Some(waiting) = ping.waiting.filter(|_| ping.to == from) {
+                // Whoever asked may have gone.
+                let _ = waiting.send(());
+            }
             return match ping.path {
                 _ if ping.to != from => Vec::new(),
                 None => vec![Found::AnswersAt(from)],
