@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use anyhop::{Carrier, Config, Node, PathKind, PeerAddr, PeerId};
+use anyhop::{Carrier, Config, PathKind, PeerAddr};
 use anyhop_lab::{nat::NatConfig, net::VirtualNet};
-use common::{PORT, World, attached, eventually, exchange, selected};
-use tokio::{io::AsyncReadExt, task::JoinHandle, time::Instant};
+use common::{PORT, World, attached, eventually, exchange, pattern, receive, selected, send_paced};
+use tokio::{io::AsyncReadExt, time::Instant};
 
 #[tokio::test(start_paused = true)]
 async fn cone_pair_meets_over_the_relay_and_goes_direct() {
@@ -55,48 +55,6 @@ async fn symmetric_pair_stays_on_its_circuit() {
     let pong = s.node.ping(t.node.peer_id(), Duration::from_secs(2)).await;
     assert_eq!(pong.unwrap().hops, 2);
     assert_eq!(world.relay.status().relay.circuits, 1);
-}
-
-/// Numbered bytes, so that any loss or repetition shows.
-fn pattern(at: u64, len: usize) -> Vec<u8> {
-    (at..at + len as u64)
-        .map(|i| (i * 31 % 251) as u8)
-        .collect()
-}
-
-/// Receives a patterned stream; returns its length and the longest time without bytes.
-fn receive(node: &Node) -> JoinHandle<(u64, Duration)> {
-    let mut listener = node.accept("data/1").unwrap();
-    tokio::spawn(async move {
-        let mut recv = listener.next().await.unwrap().recv;
-        let (mut total, mut stall, mut last) = (0, Duration::ZERO, None);
-        let mut buf = vec![0; 64 * 1024];
-        loop {
-            let n = recv.read(&mut buf).await.unwrap();
-            let now = Instant::now();
-            if let Some(last) = last.replace(now) {
-                stall = stall.max(now - last);
-            }
-            let Some(n) = n else { break };
-            assert_eq!(buf[..n], pattern(total, n), "at byte {total}");
-            total += n as u64;
-        }
-        (total, stall)
-    })
-}
-
-/// Sends a patterned stream at about 1 MB/s for `secs` seconds.
-async fn send_paced(node: &Node, to: PeerId, secs: u64) -> u64 {
-    let mut send = node.open_uni(to, "data/1").await.unwrap();
-    let mut at = 0;
-    for _ in 0..secs * 100 {
-        send.write_all(&pattern(at, 10_000)).await.unwrap();
-        at += 10_000;
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    send.finish().unwrap();
-    send.stopped().await.unwrap();
-    at
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,7 +75,7 @@ impl Uses {
                 Some(reason) => reason.clone(),
                 None => "this node is shutting down".to_owned(),
             },
-            ConnectionError::TimedOut => "the peer has not answered for 30 s".to_owned(),
+            ConnectionError::TimedOut => "the peer has not answered for 25 s".to_owned(),
             ConnectionError::Reset => "the peer restarted and no longer knows it".to_owned(),
             other => other.to_string(),
         }

@@ -13,7 +13,10 @@ use anyhop_lab::{
     nat::NatConfig,
     net::{HostHandle, Link, NatId, VirtualNet},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 pub(crate) const PORT: u16 = 4001;
 
@@ -148,4 +151,46 @@ pub(crate) async fn exchange(from: &Node, to: &Node, text: &str) {
     let received = to.recv().await.unwrap();
     assert_eq!(received.from, from.peer_id());
     assert_eq!(received.message, Message::text(text));
+}
+
+/// Numbered bytes, so that any loss or repetition shows.
+pub(crate) fn pattern(at: u64, len: usize) -> Vec<u8> {
+    (at..at + len as u64)
+        .map(|i| (i * 31 % 251) as u8)
+        .collect()
+}
+
+/// Receives a patterned stream; returns its length and the longest time without bytes.
+pub(crate) fn receive(node: &Node) -> JoinHandle<(u64, Duration)> {
+    let mut listener = node.accept("data/1").unwrap();
+    tokio::spawn(async move {
+        let mut recv = listener.next().await.unwrap().recv;
+        let (mut total, mut stall, mut last) = (0, Duration::ZERO, None);
+        let mut buf = vec![0; 64 * 1024];
+        loop {
+            let n = recv.read(&mut buf).await.unwrap();
+            let now = Instant::now();
+            if let Some(last) = last.replace(now) {
+                stall = stall.max(now - last);
+            }
+            let Some(n) = n else { break };
+            assert_eq!(buf[..n], pattern(total, n), "at byte {total}");
+            total += n as u64;
+        }
+        (total, stall)
+    })
+}
+
+/// Sends a patterned stream at about 1 MB/s for `secs` seconds.
+pub(crate) async fn send_paced(node: &Node, to: PeerId, secs: u64) -> u64 {
+    let mut send = node.open_uni(to, "data/1").await.unwrap();
+    let mut at = 0;
+    for _ in 0..secs * 100 {
+        send.write_all(&pattern(at, 10_000)).await.unwrap();
+        at += 10_000;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    send.finish().unwrap();
+    send.stopped().await.unwrap();
+    at
 }
