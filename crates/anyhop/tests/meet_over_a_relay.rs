@@ -1,5 +1,4 @@
 //! Two nodes behind NATs meet over a third, go direct, and fall back.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
