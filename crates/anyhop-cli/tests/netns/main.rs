@@ -12,6 +12,7 @@
 
 mod cone;
 mod killed_relay;
+mod matrix;
 mod node;
 mod symmetric;
 mod transfer;

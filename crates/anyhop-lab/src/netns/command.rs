@@ -50,6 +50,14 @@ pub enum LabError {
         /// Last it wrote to standard error.
         stderr: String,
     },
+    /// A daemon answered with an error.
+    #[error("{what}: {message}")]
+    Refused {
+        /// Which daemon, and what it was asked.
+        what: String,
+        /// Its answer.
+        message: String,
+    },
     /// A limit of the lab.
     #[error("cannot make namespace {name}: a lab has at most {limit}")]
     TooMany {

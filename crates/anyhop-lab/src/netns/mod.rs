@@ -24,7 +24,9 @@
 //! Tests ask [`skip_reason`] first. Commands run through `ip netns exec`.
 
 mod command;
+mod daemon;
 mod enter;
+pub mod matrix;
 mod namespace;
 mod process;
 mod router;
@@ -33,6 +35,7 @@ mod rules;
 mod tests;
 
 pub use command::LabError;
+pub use daemon::{Daemon, Told};
 pub use namespace::{Families, Namespace};
 pub use process::{Finished, Process, run};
 pub use router::{NatKind, Router, RouterConfig};
