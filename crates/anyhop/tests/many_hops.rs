@@ -7,8 +7,8 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use anyhop::{Config, DialError, NoRouteReason, Node, PathKind, PeerAddr, RelayConfig};
 use anyhop_lab::net::{HostHandle, VirtualNet};
-use common::{PORT, attached, config, exchange, link, start};
-use tokio::time::Instant;
+use common::{PORT, attached, config, eventually, exchange, link, receive, send_paced, start};
+use tokio::time::{Instant, sleep};
 
 /// Nodes on a network on which only neighbours reach each other.
 struct Mesh {
@@ -55,7 +55,7 @@ impl Mesh {
             let links = (0..nodes.len())
                 .filter(|m| *m != n && joined(n, *m))
                 .count();
-            common::eventually("linked", Duration::from_secs(10), || {
+            eventually("linked", Duration::from_secs(10), || {
                 node.sessions().len() >= links
             })
             .await;
@@ -178,4 +178,63 @@ async fn a_trace_tells_every_hop_and_which_one_is_silent() {
         assert_eq!((hop.rtt_ms, hop.loss), (None, None));
         assert!(!hop.reason.is_empty());
     }
+}
+
+/// Kills the relay that `victim` picks from the path in use, in the middle of a stream
+/// between the first and the last node; returns how long the stream stood still.
+async fn stall_when_a_relay_dies(mesh: &Mesh, victim: impl Fn(&[usize]) -> usize) -> Duration {
+    let (first, last) = (0, mesh.nodes.len() - 1);
+    let to = mesh.nodes[last].peer_id();
+    let received = receive(&mesh.nodes[last]);
+    let sender = {
+        let node = mesh.nodes[first].clone();
+        tokio::spawn(async move { send_paced(&node, to, 15).await })
+    };
+    sleep(Duration::from_secs(6)).await;
+    let before = mesh.via(first, last);
+    let victim = victim(&before);
+    mesh.net.cut(&mesh.hosts[victim]);
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    let after = mesh.via(first, last);
+    println!("{before:?} without {victim} became {after:?}, standing still for {stall:?}");
+    assert!(!after.contains(&victim));
+    stall
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_circuit_over_another_relay_stands_by_for_the_death_of_the_first() {
+    let mesh = Mesh::new(5, &[&[], &[0], &[0], &[1, 2]]).await;
+    let (a, b) = (&mesh.nodes[0], mesh.nodes[3].peer_id());
+    exchange(a, &mesh.nodes[3], "over one").await;
+    eventually("two circuits", Duration::from_secs(5), || {
+        let paths = a.session_info(b).unwrap().paths;
+        paths.len() == 2 && paths[0].via != paths[1].via
+    })
+    .await;
+    let stall = stall_when_a_relay_dies(&mesh, |via| via[0]).await;
+    assert!(stall < Duration::from_secs(2), "{stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_relay_in_the_middle_of_three_may_die_when_there_is_another_one() {
+    // 0 - 1 - 2 or 3 - 4 - 5
+    let mesh = Mesh::new(6, &[&[], &[0], &[1], &[1], &[2, 3], &[4]]).await;
+    let stall = stall_when_a_relay_dies(&mesh, |via| via[1]).await;
+    assert!(stall < Duration::from_secs(2), "{stall:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_standby_the_next_way_is_searched_when_a_relay_dies() {
+    let mesh = Mesh::new(7, &[&[], &[0], &[1], &[1], &[2, 3], &[4]]).await;
+    let (a, b) = (&mesh.nodes[0], &mesh.nodes[5]);
+    exchange(a, b, "before").await;
+    let used = mesh.via(0, 5)[1];
+    mesh.net.cut(&mesh.hosts[used]);
+    let begin = Instant::now();
+    exchange(a, b, "after").await;
+    let took = begin.elapsed();
+    println!("repaired after {took:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }

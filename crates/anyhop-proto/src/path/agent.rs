@@ -9,7 +9,8 @@ use std::{
 
 use super::{
     ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, GIVE_UP,
-    IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, SUSPECT_AFTER,
+    IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY, STANDBY_RETRY, STANDBY_RETRY_MAX,
+    SUSPECT_AFTER,
 };
 use crate::circuit::CircuitId;
 
@@ -92,6 +93,9 @@ pub enum Action {
     Punch,
     /// Open a circuit path, then report with [`PathAgent::handle_circuit_done`].
     OpenCircuit,
+    /// Open a second circuit path that crosses other relays, then report with
+    /// [`PathAgent::handle_standby_done`].
+    OpenStandby,
     /// End the session: nothing has lived for [`GIVE_UP`].
     GiveUp,
 }
@@ -215,6 +219,7 @@ pub struct PathAgent {
     selected: Option<PathKey>,
     punch: Retry,
     circuit: Retry,
+    standby: Retry,
     all_dead_since: Option<Instant>,
     /// This host has no network: silence says nothing about a path.
     offline: bool,
@@ -234,6 +239,7 @@ impl PathAgent {
             selected: Some(key),
             punch: Retry::new(PUNCH_RETRY, PUNCH_RETRY_MAX),
             circuit: Retry::new(CIRCUIT_RETRY, CIRCUIT_RETRY_MAX),
+            standby: Retry::new(STANDBY_RETRY, STANDBY_RETRY_MAX),
             all_dead_since: None,
             offline: false,
             busy: true,
@@ -373,6 +379,12 @@ impl PathAgent {
         self.decide(now);
     }
 
+    /// The second circuit asked for has been opened and reported as a path, or failed.
+    pub fn handle_standby_done(&mut self, now: Instant, success: bool) {
+        self.standby.done(now, success);
+        self.decide(now);
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -388,8 +400,15 @@ impl PathAgent {
     /// When a circuit will be asked for; `None` when none is wanted, or one is opened.
     #[must_use]
     pub fn next_circuit(&self) -> Option<Instant> {
-        let wanted = self.role == Role::Client && self.needs_circuit();
-        wanted.then(|| self.circuit.planned())?
+        if self.role != Role::Client {
+            None
+        } else if self.needs_circuit() {
+            self.circuit.planned()
+        } else if self.needs_standby() {
+            self.standby.planned()
+        } else {
+            None
+        }
     }
 
     /// How long until counters are to be read again.
@@ -429,6 +448,9 @@ impl PathAgent {
             self.standby_wanted = true;
         } else {
             self.circuit.reset();
+            // Its relays were not at fault for the next one to be found missing.
+            self.standby.reset();
+            self.standby.next = Some(now + CIRCUIT_RETRY);
         }
     }
 
@@ -522,6 +544,12 @@ impl PathAgent {
         !self.has_live(false) && (self.standby_wanted || !self.has_live(true))
     }
 
+    fn needs_standby(&self) -> bool {
+        let mut circuits = self.paths.values().filter(|p| !p.is_direct() && p.alive());
+        let only_one = circuits.next().is_some() && circuits.next().is_none();
+        only_one && !self.has_live(true)
+    }
+
     fn look_for_paths(&mut self, now: Instant) {
         let (has_direct, has_circuit) = (self.has_live(true), self.has_live(false));
         let needs_circuit = self.needs_circuit();
@@ -531,6 +559,14 @@ impl PathAgent {
         }
         if needs_circuit && self.circuit.start(now) {
             self.actions.push_back(Action::OpenCircuit);
+        }
+        if !self.needs_standby() {
+            return;
+        }
+        if self.standby.next.is_none() {
+            self.standby.next = Some(now + STANDBY_DELAY);
+        } else if self.standby.start(now) {
+            self.actions.push_back(Action::OpenStandby);
         }
     }
 }

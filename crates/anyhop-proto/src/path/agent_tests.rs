@@ -208,6 +208,57 @@ fn failed_punches_back_off_and_a_lost_direct_path_resets_that() {
 }
 
 #[test]
+fn a_client_on_one_circuit_gets_a_second_one_and_moves_to_it_when_the_first_dies() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    let start = w.now;
+    while !w.tick(&[0], &[0]).contains(&Action::OpenStandby) {
+        assert!(w.now - start < STANDBY_DELAY * 2);
+    }
+    w.open(1, Route::Circuit(CircuitId(2)));
+    w.agent.handle_standby_done(w.now, true);
+    let died = w.now;
+    loop {
+        let actions = w.tick(&[0, 1], &[1]);
+        if actions.contains(&Action::Close(0, CloseReason::Dead)) {
+            assert_eq!(w.agent.selected(), Some(1));
+            break;
+        }
+        assert!(w.now - died < Duration::from_millis(1300));
+    }
+    w.agent.handle_closed(w.now, 0);
+    let alone = w.now;
+    while !w.tick(&[1], &[1]).contains(&Action::OpenStandby) {
+        assert!(
+            w.now - alone < Duration::from_secs(1),
+            "and looks for another"
+        );
+    }
+}
+
+#[test]
+fn a_session_with_a_direct_path_looks_for_no_second_circuit() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.open(1, DIRECT);
+    for _ in 0..100 {
+        assert!(!w.tick(&[0, 1], &[0, 1]).contains(&Action::OpenStandby));
+    }
+}
+
+#[test]
+fn a_second_circuit_that_is_not_to_be_had_is_sought_ever_less_often() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    let mut tries = Vec::new();
+    while tries.len() < 4 {
+        if w.tick(&[0], &[0]).contains(&Action::OpenStandby) {
+            tries.push(w.now);
+            w.agent.handle_standby_done(w.now, false);
+        }
+    }
+    let waits: Vec<_> = tries.windows(2).map(|p| (p[1] - p[0]).as_secs()).collect();
+    assert_eq!(waits, [10, 20, 40]);
+}
+
+#[test]
 fn a_torn_down_circuit_is_replaced_at_once() {
     let mut w = World::new(Role::Client, CIRCUIT);
     w.open(1, DIRECT);

@@ -12,6 +12,9 @@
 //! suspect; suspect paths are pinged, since QUIC acknowledgements may come back over
 //! another path and prove nothing.
 //!
+//! Without a direct path there are two circuits, over different relays where there are: the
+//! death of a relay costs what it takes to notice it.
+//!
 //! **Failure**: a path whose pings stay unanswered is closed, and the engine resends its
 //! data on the others (noq does not fail over by itself). The last path is never closed:
 //! the client looks for a circuit, and when nothing lives for [`GIVE_UP`] the session
@@ -53,3 +56,11 @@ pub const PUNCH_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const CIRCUIT_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between attempts to open a circuit.
 pub const CIRCUIT_RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a session has been on one circuit alone when it looks for a second one over
+/// other relays: many go direct before.
+pub const STANDBY_DELAY: Duration = Duration::from_secs(2);
+/// First wait before a second circuit that was not found is looked for again; doubles up
+/// to [`STANDBY_RETRY_MAX`].
+pub const STANDBY_RETRY: Duration = Duration::from_secs(10);
+/// Longest wait between attempts to open a second circuit.
+pub const STANDBY_RETRY_MAX: Duration = Duration::from_secs(300);

@@ -45,6 +45,7 @@ pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
 pub(crate) use monitor::Network;
+pub(crate) use ways::Apart;
 
 use crate::{
     Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, PathKind,

@@ -20,6 +20,8 @@ use crate::{
 const MAX_WAYS: usize = 4;
 /// Head start of each way over the next.
 pub(super) const STAGGER: Duration = Duration::from_millis(100);
+/// Head start of known ways over the search for others.
+const SEARCH_DELAY: Duration = Duration::from_millis(300);
 /// How long the peer may take for the handshake over a circuit that stands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -136,71 +138,113 @@ impl Inner {
         })
     }
 
-    /// A new circuit to a peer that has a session already: another path for it. It
-    /// crosses none of the relays `in_use`, or else as few as can be had.
+    /// A new circuit to a peer that has a session already: another path for it.
     pub(crate) async fn circuit_to(
         self: &Arc<Self>,
         peer: PeerId,
-        in_use: &[PeerId],
+        apart: Apart,
     ) -> Result<LocalCircuit, String> {
         let mut found = self.whereabouts(peer);
-        let mut ways = self.ways_towards(peer, &found);
-        ways.retain(|via| !via.crosses(in_use));
+        let mut ways = self.ways_apart(peer, &found, &apart);
         if ways.is_empty() {
             self.look_up(peer, &mut found).await;
-            ways = self.ways_towards(peer, &found);
-            ways.retain(|via| !via.crosses(in_use));
+            ways = self.ways_apart(peer, &found, &apart);
         }
-        let mut reasons = Vec::new();
-        if let Some(circuit) = self.first_circuit(peer, ways, &mut reasons).await {
-            return Ok(circuit);
-        }
-        // The whole set first; when there is no way around it, around one of them.
-        let mut avoid = vec![in_use];
-        if in_use.len() > 1 {
-            avoid.extend(in_use.chunks(1));
-        }
-        for avoid in avoid {
-            match self.search(peer, avoid, |_| {}).await {
-                Ok(way) => {
-                    let ways = Via::found(way.path).into_iter().collect();
-                    if let Some(circuit) = self.first_circuit(peer, ways, &mut reasons).await {
-                        return Ok(circuit);
-                    }
-                }
-                Err(report) => reasons.push(report.reason.to_string()),
-            }
-        }
-        Err(reasons.join("; "))
-    }
-
-    /// Opens circuits along several ways, staggered; the first that stands wins. A relay
-    /// that has just died does not answer: the next one must not wait for it.
-    async fn first_circuit(
-        self: &Arc<Self>,
-        peer: PeerId,
-        ways: Vec<Via>,
-        reasons: &mut Vec<String>,
-    ) -> Option<LocalCircuit> {
         let mut tries = JoinSet::new();
         for (via, nth) in ways.into_iter().zip(0..) {
             let node = Arc::clone(self);
             tries.spawn(async move {
                 sleep(STAGGER * nth).await;
-                let attempt = node.circuit_attempt(peer, &via);
-                let tried = node.circuit_via(peer, &via).await;
-                attempt.end(&tried);
-                tried
+                node.try_circuit(peer, &via).await
             });
         }
+        // A relay that has just died does not answer: nothing waits for it.
+        let node = Arc::clone(self);
+        let head_start = SEARCH_DELAY * u32::from(!tries.is_empty());
+        tries.spawn(async move {
+            sleep(head_start).await;
+            node.searched_circuit(peer, apart.searches()).await
+        });
+        let mut reasons = Vec::new();
         while let Some(tried) = tries.join_next().await {
             match tried {
-                Ok(Ok(circuit)) => return Some(circuit),
+                Ok(Ok(circuit)) => return Ok(circuit),
                 Ok(Err(failure)) => reasons.push(failure.reason),
                 Err(_) => {}
             }
         }
-        None
+        Err(reasons.join("; "))
+    }
+
+    fn ways_apart(&self, peer: PeerId, found: &Whereabouts, apart: &Apart) -> Vec<Via> {
+        let mut ways = self.ways_towards(peer, found);
+        match apart {
+            Apart::IfPossible(relays) => ways.sort_by_key(|via| via.crosses(relays)),
+            Apart::FromOne(relays) => ways.retain(|via| !via.crosses(relays)),
+        }
+        ways
+    }
+
+    /// A circuit along the first way that a search finds, each search keeping off others.
+    async fn searched_circuit(
+        self: &Arc<Self>,
+        peer: PeerId,
+        searches: Vec<Vec<PeerId>>,
+    ) -> Result<LocalCircuit, WayFailure> {
+        let mut reason = String::new();
+        for avoid in searches {
+            match self.search(peer, &avoid, |_| {}).await {
+                Ok(way) => {
+                    let Some(via) = Via::found(way.path) else {
+                        continue;
+                    };
+                    match self.try_circuit(peer, &via).await {
+                        Ok(circuit) => return Ok(circuit),
+                        Err(failure) => reason = failure.reason,
+                    }
+                }
+                Err(report) => reason = format!("no other way over relays: {}", report.reason),
+            }
+        }
+        let blame = None;
+        Err(WayFailure { reason, blame })
+    }
+
+    async fn try_circuit(
+        self: &Arc<Self>,
+        peer: PeerId,
+        via: &Via,
+    ) -> Result<LocalCircuit, WayFailure> {
+        let attempt = self.circuit_attempt(peer, via);
+        let tried = self.circuit_via(peer, via).await;
+        attempt.end(&tried);
+        tried
+    }
+}
+
+/// Which relays a further circuit should not cross: those of the circuits that are there.
+#[derive(Debug)]
+pub(crate) enum Apart {
+    /// None of them if there is another way, else whatever way there is.
+    IfPossible(Vec<PeerId>),
+    /// None of them, or at least not one of them: another way than the one in use.
+    FromOne(Vec<PeerId>),
+}
+
+impl Apart {
+    /// What each search keeps off, in order.
+    fn searches(self) -> Vec<Vec<PeerId>> {
+        match self {
+            Self::IfPossible(relays) if relays.is_empty() => vec![relays],
+            Self::IfPossible(relays) => vec![relays, Vec::new()],
+            Self::FromOne(relays) => {
+                let one_each: Vec<_> = match &relays[..] {
+                    [] | [_] => Vec::new(),
+                    several => several.iter().map(|r| vec![*r]).collect(),
+                };
+                std::iter::once(relays).chain(one_each).collect()
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     Carrier, Event, PathInfo, PathKind, Technique,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
-    node::{Attempting, Inner, Network, punch, trace::Over},
+    node::{Apart, Attempting, Inner, Network, punch, trace::Over},
 };
 
 /// An unused, superseded connection lives this long, for streams on their way.
@@ -58,7 +58,16 @@ enum Job {
     /// A direct path was opened, or not.
     DirectPath(Result<SocketAddr, String>),
     /// A circuit and its path were opened, or not.
-    CircuitPath(Result<LocalCircuit, String>),
+    CircuitPath(Wanted, Result<LocalCircuit, String>),
+}
+
+/// What a circuit is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// There is none.
+    AnyCircuit,
+    /// There is one, and its relays may die.
+    Standby,
 }
 
 struct OpenPath {
@@ -376,14 +385,21 @@ impl Driver {
                 self.punch_done(&Err(reason));
             }
             Job::DirectPath(Ok(addr)) => self.punch_done(&Ok(addr)),
-            Job::CircuitPath(Ok(circuit)) => {
+            Job::CircuitPath(wanted, Ok(circuit)) => {
                 self.circuits.insert(circuit.id, circuit);
-                self.agent.handle_circuit_done(now(), true);
+                self.circuit_done(wanted, true);
             }
-            Job::CircuitPath(Err(reason)) => {
-                tracing::debug!(peer = %self.conn.peer, reason, "no circuit");
-                self.agent.handle_circuit_done(now(), false);
+            Job::CircuitPath(wanted, Err(reason)) => {
+                tracing::debug!(peer = %self.conn.peer, ?wanted, reason, "no circuit");
+                self.circuit_done(wanted, false);
             }
+        }
+    }
+
+    fn circuit_done(&mut self, wanted: Wanted, success: bool) {
+        match wanted {
+            Wanted::AnyCircuit => self.agent.handle_circuit_done(now(), success),
+            Wanted::Standby => self.agent.handle_standby_done(now(), success),
         }
     }
 
@@ -421,7 +437,8 @@ impl Driver {
                 Action::Select(_) => self.apply_selection(),
                 Action::Close(key, reason) => self.close_path(key, reason),
                 Action::Punch => self.start_punch(),
-                Action::OpenCircuit => self.start_circuit(),
+                Action::OpenCircuit => self.start_circuit(Wanted::AnyCircuit),
+                Action::OpenStandby => self.start_circuit(Wanted::Standby),
                 Action::GiveUp => self.give_up(),
             }
         }
@@ -603,15 +620,25 @@ impl Driver {
             .spawn(async move { Job::DirectPath(open_path(&conn, addr).await.map(|()| addr)) });
     }
 
-    fn start_circuit(&mut self) {
+    fn start_circuit(&mut self, wanted: Wanted) {
         let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
+        let mut relays = Vec::new();
+        for open in self.paths.values() {
+            if let Some(circuit) = CircuitId::from_address(&open.remote) {
+                relays.extend(node.circuits.via(circuit));
+            }
+        }
         self.jobs.spawn(async move {
+            let apart = match wanted {
+                Wanted::AnyCircuit => Apart::IfPossible(relays),
+                Wanted::Standby => Apart::FromOne(relays),
+            };
             let opened = async {
-                let circuit = node.circuit_to(conn.peer, &[]).await?;
+                let circuit = node.circuit_to(conn.peer, apart).await?;
                 open_path(&conn, circuit.id.address()).await?;
                 Ok(circuit)
             };
-            Job::CircuitPath(opened.await)
+            Job::CircuitPath(wanted, opened.await)
         });
     }
 
