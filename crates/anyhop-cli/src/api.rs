@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/status                     NodeStatus
+//! GET  /v1/doctor                     Report
 //! GET  /v1/peers                      [SessionInfo]
 //! GET  /v1/path/{peer}                PathReport, connecting if need be
 //! GET  /v1/resolve/{peer}             PeerReport

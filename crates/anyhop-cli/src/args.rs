@@ -18,6 +18,7 @@ Exit codes:
   6  refused, or a limit was hit (unknown protocol, message too large, inbox full)
   7  no answer in time
   8  another peer answered than the one asked for
+  9  `doctor` found something that fails
 
 Errors go to standard error as `error:` and `hint:` lines, with --json as one object
 {\"error\":{\"code\",\"message\",\"hint\"}}.
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Peers,
     /// Show the paths to a peer, connecting to it if need be
     Path(PeerArg),
+    /// Examine this host and its network, and tell what to do about what is wrong
+    Doctor(DoctorArgs),
     /// Tell why a peer is reached as it is, or why it is not
     Explain(ExplainArgs),
     /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/PEER_ID
@@ -127,6 +130,18 @@ pub(crate) struct UpArgs {
 pub(crate) struct PeerArg {
     /// PeerId, unique part of one, or name
     pub(crate) peer: PeerSpec,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Peer to examine with, by a temporary node, even if a daemon runs; may be given
+    /// several times [default: the daemon's own]
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) bootstrap: Vec<PeerAddr>,
+    /// Network of those peers
+    #[arg(long, value_name = "NAME", requires = "bootstrap")]
+    pub(crate) network: Option<NetworkName>,
 }
 
 /// `explain`.

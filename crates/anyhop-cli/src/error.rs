@@ -35,6 +35,8 @@ pub(crate) enum Code {
     Timeout,
     /// Somebody else answered where the peer was expected.
     WrongPeer,
+    /// An examination found something that fails.
+    Unhealthy,
     /// The reader of standard output went away: ends quietly.
     OutputClosed,
 }
@@ -52,6 +54,7 @@ impl Code {
             Self::Refused | Self::Limit => 6,
             Self::Timeout => 7,
             Self::WrongPeer => 8,
+            Self::Unhealthy => 9,
         }
     }
 
@@ -64,9 +67,11 @@ impl Code {
             Self::InUse => StatusCode::CONFLICT,
             Self::Unreachable | Self::Lost | Self::WrongPeer => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Failed | Self::NoDaemon | Self::StateDir | Self::OutputClosed => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::Failed
+            | Self::NoDaemon
+            | Self::StateDir
+            | Self::Unhealthy
+            | Self::OutputClosed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

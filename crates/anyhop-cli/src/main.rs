@@ -6,7 +6,7 @@
 //! client    a command's connection       frame   frames on upgraded connections
 //! daemon    the other end of it          api     what travels between them
 //! state     the state directory          error   codes, exit codes, hints
-//! words     NATs in words
+//! words     NATs in words                doctor  what keeps a host from connecting
 //! ```
 
 mod api;
@@ -14,6 +14,7 @@ mod args;
 mod client;
 mod commands;
 mod daemon;
+mod doctor;
 mod error;
 mod frame;
 mod output;

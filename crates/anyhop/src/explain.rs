@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AttemptInfo, AttemptOutcome, Carrier, DialError, NatInfo, NatStatus, NextAttempt, PathInfo,
+    Attempt, AttemptInfo, AttemptOutcome, Carrier, DialError, NatInfo, NatStatus, NextAttempt, PathInfo,
     PathKind, Technique,
 };
 
@@ -222,15 +222,19 @@ impl Explanation {
             Some(DialError::WrongPeer { actual, addr, .. }) => {
                 format!("Not reached: at {addr}, where it was said to be, {actual} answers")
             }
-            Some(DialError::Unreachable { attempts, .. }) if attempts.len() > MAX_NAMED => {
-                let named = attempts[..MAX_NAMED].iter();
-                let named: Vec<_> = named.map(|a| format!("{}: {}", a.way, a.reason)).collect();
-                format!(
-                    "Not reached: all {} ways failed ({}; and {} more)",
-                    attempts.len(),
-                    named.join("; "),
-                    attempts.len() - MAX_NAMED
-                )
+            Some(DialError::NoRoute {
+                attempts,
+                asked,
+                reached,
+                reason,
+                ..
+            }) => format!(
+                "Not reached: {}, and no way over relays was found: {reason} ({asked} neighbours \
+                 asked, {reached} nodes reached)",
+                failed_ways(attempts)
+            ),
+            Some(DialError::Unreachable { attempts, .. }) => {
+                format!("Not reached: {}", failed_ways(attempts))
             }
             Some(error) => format!("Not reached: {error}"),
         }
@@ -239,6 +243,18 @@ impl Explanation {
     fn running(&self, of: impl Fn(&&AttemptInfo) -> bool) -> Option<&AttemptInfo> {
         let mut newest_first = self.attempts.iter().rev().filter(of);
         newest_first.find(|a| a.outcome == AttemptOutcome::Running)
+    }
+}
+
+fn failed_ways(attempts: &[Attempt]) -> String {
+    let named = attempts.iter().take(MAX_NAMED);
+    let named: Vec<_> = named.map(|a| format!("{}: {}", a.way, a.reason)).collect();
+    let named = named.join("; ");
+    match attempts.len() {
+        0 => "no address of it is known that works".to_owned(),
+        1 => format!("the one way known failed ({named})"),
+        n if n > MAX_NAMED => format!("all {n} ways failed ({named}; and {} more)", n - MAX_NAMED),
+        n => format!("all {n} ways failed ({named})"),
     }
 }
 
@@ -287,7 +303,6 @@ mod tests {
     use anyhop_base::{Keypair, PeerId};
 
     use super::*;
-    use crate::Attempt;
 
     fn peer() -> PeerId {
         Keypair::generate_ed25519().public().to_peer_id()

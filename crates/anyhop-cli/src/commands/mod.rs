@@ -5,6 +5,7 @@ mod cat;
 mod completions;
 mod connect;
 mod demo;
+mod doctor;
 mod explain;
 mod expose;
 mod forward;
@@ -67,6 +68,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Status => status::run(&context).await,
         Command::Peers => peers::run(&context).await,
         Command::Path(args) => path::run(&context, &args.peer).await,
+        Command::Doctor(args) => doctor::run(&context, args).await,
         Command::Explain(args) => explain::run(&context, &args).await,
         Command::Connect(args) => connect::run(&context, &args.peer).await,
         Command::Ping(args) => ping::run(&context, &args).await,

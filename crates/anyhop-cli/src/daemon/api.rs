@@ -20,6 +20,7 @@ use crate::{
         MessageReport, PathReport, PeerReport, PingAsk, Sent,
     },
     args::MAX_BODY,
+    doctor::Report,
     error::{CliError, Code},
     spec::PeerOrAddr,
 };
@@ -36,6 +37,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/doctor", get(doctor))
         .route("/v1/peers", get(peers))
         .route("/v1/path/{peer}", get(path))
         .route("/v1/resolve/{peer}", get(resolve))
@@ -80,6 +82,10 @@ async fn no_such_route(request: Request) -> ApiError {
 
 async fn status(State(daemon): App) -> Json<NodeStatus> {
     Json(daemon.node.status())
+}
+
+async fn doctor(State(daemon): App) -> Json<Report> {
+    Json(crate::doctor::examine(&daemon.node, &daemon.state_dir, true).await)
 }
 
 async fn peers(State(daemon): App) -> Json<Vec<SessionInfo>> {
