@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, AttemptInfo, AttemptOutcome, Carrier, DialError, NatInfo, NatStatus, NextAttempt, PathInfo,
-    PathKind, Technique,
+    Attempt, AttemptInfo, AttemptOutcome, Carrier, DialError, NatInfo, NatStatus, NextAttempt,
+    PathInfo, PathKind, Technique,
 };
 
 /// Failed ways named in a verdict; the attempts have all of them.
