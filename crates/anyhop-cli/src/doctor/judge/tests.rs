@@ -22,7 +22,10 @@ fn peer() -> PeerId {
 fn host_family(addresses: &[&str]) -> Family {
     let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().expect("IP")).collect();
     Family {
-        source: addresses.first().copied().ok_or_else(|| "no route".to_owned()),
+        source: addresses
+            .first()
+            .copied()
+            .ok_or_else(|| "no route".to_owned()),
         addresses,
         gateways: Vec::new(),
     }
