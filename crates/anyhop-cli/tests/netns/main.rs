@@ -10,9 +10,12 @@
 //!           A          B          S           T
 //! ```
 
+mod chain;
 mod cone;
+mod families;
 mod killed_relay;
 mod matrix;
+mod moving;
 mod node;
 mod symmetric;
 mod transfer;

@@ -1,23 +1,25 @@
 //! A daemon in a namespace, driven by the command line as a person would.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
-use anyhop_lab::netns::{Finished, Namespace, Process, run};
+use anyhop_lab::netns::{Daemon, Finished, Namespace, NetLab, run};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::PATIENCE;
 
-const PORT: u16 = 4001;
+pub(crate) const PORT: u16 = 4001;
 
 /// A running daemon. What it said is printed when a test fails.
 pub(crate) struct Node {
     pub(crate) name: &'static str,
     pub(crate) peer: String,
-    namespace: Namespace,
-    state: TempDir,
-    daemon: Option<Process>,
+    daemon: Option<Daemon>,
 }
 
 /// Which path new data goes over, as `path --json` tells.
@@ -29,43 +31,64 @@ pub(crate) struct Selected {
 }
 
 impl Node {
-    /// Starts `up` and waits for its `ready`.
+    /// Starts `up` with more arguments, listening on port 4001 of the families that the
+    /// namespace has, and waits for its `ready`.
     pub(crate) async fn up(
         name: &'static str,
+        lab: &NetLab,
         namespace: Namespace,
-        bootstrap: Option<&str>,
+        args: &[String],
     ) -> Self {
-        let state = tempfile::tempdir().expect("a directory");
-        let listen = format!("0.0.0.0:{PORT}");
-        let mut args = vec!["up", "--json", "--listen", &listen];
-        if let Some(addr) = bootstrap {
-            args.extend(["--bootstrap", addr]);
+        let state = lab.directory(name).expect("a directory");
+        let mut all = Vec::new();
+        if namespace.v4().is_some() || namespace.v6().is_none() {
+            all.push(format!("--listen=0.0.0.0:{PORT}"));
         }
-        let command = anyhop(&namespace, state.path(), &args);
-        let mut daemon = Process::start(command).expect("started");
-        let line = daemon.line(PATIENCE).await;
-        let line = line.unwrap_or_else(|e| panic!("{name}: {e}"));
-        let ready = parse(&line);
-        assert_eq!(ready["event"], "ready", "{name}: {line}");
-        let peer = text(&ready["peer_id"]);
-        let addresses = ready["addresses"].as_array().expect("addresses");
-        let expected = multiaddr(&namespace, &peer);
-        assert!(
-            addresses.iter().any(|a| *a == expected),
-            "{name}: {expected} is not among {addresses:?}"
-        );
-        Self {
+        if namespace.v6().is_some() {
+            all.push(format!("--listen=[::]:{PORT}"));
+        }
+        all.extend_from_slice(args);
+        let binary = Path::new(env!("CARGO_BIN_EXE_anyhop"));
+        let ips: Vec<_> = namespace.addresses().collect();
+        let daemon = Daemon::up(name, binary, namespace, state, &all, PATIENCE).await;
+        let daemon = daemon.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let node = Self {
             name,
-            peer,
-            namespace,
-            state,
+            peer: daemon.peer().to_owned(),
             daemon: Some(daemon),
+        };
+        for ip in ips {
+            let (expected, known) = (node.at(ip), node.daemon().addresses());
+            let is_known = known.contains(&expected);
+            assert!(is_known, "{name}: {expected} is not among {known:?}");
         }
+        node
+    }
+
+    /// The multiaddr of this node's UDP socket at one of its addresses.
+    pub(crate) fn at(&self, ip: impl Into<IpAddr>) -> String {
+        let (ip, peer) = (ip.into(), &self.peer);
+        let family = if ip.is_ipv4() { "ip4" } else { "ip6" };
+        format!("/{family}/{ip}/udp/{PORT}/quic-v1/p2p/{peer}")
     }
 
     /// Where this node listens.
-    pub(crate) fn multiaddr(&self) -> String {
-        multiaddr(&self.namespace, &self.peer)
+    pub(crate) fn multiaddrs(&self) -> impl Iterator<Item = String> {
+        self.daemon().namespace().addresses().map(|ip| self.at(ip))
+    }
+
+    /// Its IPv6 address.
+    pub(crate) fn v6(&self) -> Ipv6Addr {
+        self.daemon().namespace().v6().expect("IPv6")
+    }
+
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("it runs")
+    }
+
+    /// Where it runs, to change that.
+    pub(crate) fn namespace(&mut self) -> &mut Namespace {
+        self.daemon.as_mut().expect("it runs").namespace_mut()
     }
 
     /// Waits until others can reach this node through `relay`.
@@ -83,9 +106,23 @@ impl Node {
         }
     }
 
+    /// Waits until there is a session with `peer`.
+    pub(crate) async fn is_linked_to(&self, peer: &Self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.paths(peer).await.is_none() {
+            assert!(
+                Instant::now() < deadline,
+                "{} has no session with {}",
+                self.name,
+                peer.name
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// A command against this daemon.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        anyhop(&self.namespace, self.state.path(), args)
+        self.daemon().command(args)
     }
 
     /// Runs a command to its end.
@@ -192,8 +229,7 @@ impl Node {
     /// Ends the daemon with SIGTERM, which has to succeed.
     pub(crate) async fn stop(mut self) {
         let daemon = self.daemon.take().expect("it runs");
-        daemon.terminate().expect("signalled");
-        let ended = daemon.finish(PATIENCE).await;
+        let ended = daemon.stop(PATIENCE).await;
         let ended = ended.unwrap_or_else(|e| panic!("{}: {e}", self.name));
         assert_eq!(ended.code, Some(0), "{}: {}", self.name, ended.stderr);
     }
@@ -218,15 +254,4 @@ fn text(value: &Value) -> String {
     let text = value.as_str();
     text.unwrap_or_else(|| panic!("not a text: {value}"))
         .to_owned()
-}
-
-fn multiaddr(namespace: &Namespace, peer: &str) -> String {
-    let ip = namespace.v4().expect("IPv4");
-    format!("/ip4/{ip}/udp/{PORT}/quic-v1/p2p/{peer}")
-}
-
-fn anyhop(namespace: &Namespace, state: &Path, args: &[&str]) -> Command {
-    let mut command = namespace.command(env!("CARGO_BIN_EXE_anyhop"));
-    command.arg("--state-dir").arg(state).args(args);
-    command
 }
