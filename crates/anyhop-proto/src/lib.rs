@@ -10,10 +10,12 @@
 //! | [`route`] | over which relays a peer may be reached, and how such a way is searched |
 //! | [`path`] | which paths a session keeps, uses, probes and gives up |
 //! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
+//! | [`websocket`] | frames that carry datagrams over a WebSocket |
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
 //! | [`control`] | the other small control frames: hello, lookup, punch, attach |
 
+pub mod carrier;
 pub mod circuit;
 pub mod control;
 pub mod datagram;
@@ -23,5 +25,8 @@ pub mod path;
 pub mod probe;
 pub mod route;
 pub mod session;
+mod virtual_address;
+pub mod websocket;
 
 pub use frame::{FrameError, take_frame};
+pub use virtual_address::is_virtual;

@@ -5,21 +5,18 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use crate::datagram::Label;
+use crate::{datagram::Label, virtual_address::Kind};
 
 /// One connection to a neighbour that carries circuits.
 pub type LinkId = u64;
 
-/// Prefix of the unique local addresses (RFC 4193) under which circuits appear to the
-/// session engine: `fd61:6e79:686f:7001::/64`. They exist in this process only.
-const PREFIX: [u16; 4] = [0xfd61, 0x6e79, 0x686f, 0x7001];
-const PORT: u16 = 1;
+const KIND: Kind = Kind(0x7001);
 /// Burst a rate limit lets through, in seconds of its rate.
 const BURST_NS: u64 = 100_000_000;
 
@@ -31,20 +28,13 @@ impl CircuitId {
     /// The address under which the engine knows this circuit.
     #[must_use]
     pub fn address(self) -> SocketAddr {
-        let [a, b, c, d] = PREFIX;
-        let id = |shift: u32| (self.0 >> shift) as u16;
-        let ip = Ipv6Addr::new(a, b, c, d, id(48), id(32), id(16), id(0));
-        SocketAddrV6::new(ip, PORT, 0, 0).into()
+        KIND.address(self.0)
     }
 
     /// The circuit behind an address of the engine, if it is one.
     #[must_use]
     pub fn from_address(addr: &SocketAddr) -> Option<Self> {
-        let SocketAddr::V6(v6) = addr else {
-            return None;
-        };
-        let s = v6.ip().segments();
-        (s[..4] == PREFIX).then(|| Self(s[4..].iter().fold(0, |id, s| id << 16 | u64::from(*s))))
+        KIND.id(addr).map(Self)
     }
 }
 
