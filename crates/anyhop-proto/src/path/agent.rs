@@ -10,9 +10,10 @@ use std::{
 use super::{
     ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, GIVE_UP,
     IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY, STANDBY_RETRY, STANDBY_RETRY_MAX,
-    SUSPECT_AFTER,
+    SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD, WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX,
+    websocket_delay,
 };
-use crate::circuit::CircuitId;
+use crate::{carrier::CarrierId, circuit::CircuitId};
 
 /// Pings that must stay unanswered before a path is dead: a late timer alone kills none.
 const DEAD_PINGS: u32 = 2;
@@ -21,6 +22,9 @@ const SWITCH_GAIN: u32 = 20;
 /// What a circuit's round trip is charged on top of 1.5 times its length, so that a
 /// direct path that is a little slower still relieves the relay.
 const CIRCUIT_SURCHARGE: Duration = Duration::from_millis(20);
+/// The same for a WebSocket on top of 1.25 times its round trip: below a circuit of the
+/// same length, above UDP, since one lost segment holds up everything behind it.
+const WEBSOCKET_SURCHARGE: Duration = Duration::from_millis(10);
 
 /// Stands for a round trip that no sample has told yet: worse than any real one.
 const UNMEASURED: Duration = Duration::from_secs(3600);
@@ -42,6 +46,8 @@ pub enum Role {
 pub enum Route {
     /// Socket to socket.
     Direct(SocketAddr),
+    /// A WebSocket to the peer.
+    WebSocket(CarrierId),
     /// Through relays.
     Circuit(CircuitId),
 }
@@ -66,6 +72,10 @@ pub enum CloseReason {
     Dead,
     /// The circuit below it was torn down.
     CircuitEnded,
+    /// The WebSocket below it was closed.
+    WebSocketEnded,
+    /// A direct path over UDP has done without it for long enough.
+    Unneeded,
 }
 
 impl fmt::Display for CloseReason {
@@ -73,6 +83,8 @@ impl fmt::Display for CloseReason {
         f.write_str(match self {
             Self::Dead => "it stopped answering",
             Self::CircuitEnded => "its circuit was torn down",
+            Self::WebSocketEnded => "its WebSocket was closed",
+            Self::Unneeded => "a direct path over UDP does without it",
         })
     }
 }
@@ -96,6 +108,9 @@ pub enum Action {
     /// Open a second circuit path that crosses other relays, then report with
     /// [`PathAgent::handle_standby_done`].
     OpenStandby,
+    /// Open a WebSocket to the peer, or have it open one, and a path over it; then report
+    /// with [`PathAgent::handle_websocket_done`].
+    OpenWebSocket,
     /// End the session: nothing has lived for [`GIVE_UP`].
     GiveUp,
 }
@@ -120,10 +135,14 @@ struct PathState {
 impl PathState {
     fn dead_after(&self) -> Duration {
         if self.doubted {
-            DEAD_AFTER_CHANGE.max(self.rtt * 3)
-        } else {
-            DEAD_AFTER.max(self.rtt * 4)
+            return DEAD_AFTER_CHANGE.max(self.rtt * 3);
         }
+        let least = match self.route {
+            // TCP resends by itself before it goes on.
+            Route::WebSocket(_) => WEBSOCKET_DEAD_AFTER,
+            Route::Direct(_) | Route::Circuit(_) => DEAD_AFTER,
+        };
+        least.max(self.rtt * 4)
     }
 
     fn suspect_after(&self) -> Duration {
@@ -137,12 +156,21 @@ impl PathState {
     fn cost(&self) -> Duration {
         match self.route {
             Route::Direct(_) => self.min_rtt,
+            Route::WebSocket(_) => self.min_rtt * 5 / 4 + WEBSOCKET_SURCHARGE,
             Route::Circuit(_) => self.min_rtt * 3 / 2 + CIRCUIT_SURCHARGE,
         }
     }
 
     fn is_direct(&self) -> bool {
         matches!(self.route, Route::Direct(_))
+    }
+
+    fn is_circuit(&self) -> bool {
+        matches!(self.route, Route::Circuit(_))
+    }
+
+    fn is_websocket(&self) -> bool {
+        matches!(self.route, Route::WebSocket(_))
     }
 
     fn alive(&self) -> bool {
@@ -220,6 +248,11 @@ pub struct PathAgent {
     punch: Retry,
     circuit: Retry,
     standby: Retry,
+    websocket: Retry,
+    /// Since when no direct path over UDP lives.
+    no_direct_since: Option<Instant>,
+    /// Since when the selected path is a direct one over UDP.
+    direct_selected_since: Option<Instant>,
     all_dead_since: Option<Instant>,
     /// This host has no network: silence says nothing about a path.
     offline: bool,
@@ -240,6 +273,9 @@ impl PathAgent {
             punch: Retry::new(PUNCH_RETRY, PUNCH_RETRY_MAX),
             circuit: Retry::new(CIRCUIT_RETRY, CIRCUIT_RETRY_MAX),
             standby: Retry::new(STANDBY_RETRY, STANDBY_RETRY_MAX),
+            websocket: Retry::new(WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX),
+            no_direct_since: None,
+            direct_selected_since: None,
             all_dead_since: None,
             offline: false,
             busy: true,
@@ -350,6 +386,7 @@ impl PathAgent {
         self.busy = true;
         self.punch.reset();
         self.circuit.reset();
+        self.websocket.reset();
         for (key, path) in &mut self.paths {
             path.doubted = true;
             path.unanswered_since = Some(now);
@@ -363,6 +400,14 @@ impl PathAgent {
     pub fn handle_circuit_ended(&mut self, now: Instant, circuit: CircuitId) {
         for path in self.paths.values_mut() {
             path.ended |= path.route == Route::Circuit(circuit);
+        }
+        self.decide(now);
+    }
+
+    /// The WebSocket below a path was closed.
+    pub fn handle_websocket_ended(&mut self, now: Instant, carrier: CarrierId) {
+        for path in self.paths.values_mut() {
+            path.ended |= path.route == Route::WebSocket(carrier);
         }
         self.decide(now);
     }
@@ -385,6 +430,12 @@ impl PathAgent {
         self.decide(now);
     }
 
+    /// The WebSocket asked for is a path now, or could not be made one.
+    pub fn handle_websocket_done(&mut self, now: Instant, success: bool) {
+        self.websocket.done(now, success);
+        self.decide(now);
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -393,7 +444,8 @@ impl PathAgent {
     /// When a punch will be asked for; `None` when none is wanted, or one runs.
     #[must_use]
     pub fn next_punch(&self) -> Option<Instant> {
-        let wanted = self.role == Role::Client && self.direct_wanted && !self.has_live(true);
+        let wanted =
+            self.role == Role::Client && self.direct_wanted && !self.lives(PathState::is_direct);
         wanted.then(|| self.punch.planned())?
     }
 
@@ -441,16 +493,24 @@ impl PathAgent {
     }
 
     fn lost(&mut self, now: Instant, path: &PathState) {
-        if path.is_direct() {
-            self.punch.reset();
-            self.punch.next = Some(now + PUNCH_RETRY);
-            // A direct session that lost its path needs what it never had.
-            self.standby_wanted = true;
-        } else {
-            self.circuit.reset();
-            // Its relays were not at fault for the next one to be found missing.
-            self.standby.reset();
-            self.standby.next = Some(now + CIRCUIT_RETRY);
+        match path.route {
+            Route::Direct(_) => {
+                self.punch.reset();
+                self.punch.next = Some(now + PUNCH_RETRY);
+                self.websocket.reset();
+                // A direct session that lost its path needs what it never had.
+                self.standby_wanted = true;
+            }
+            Route::WebSocket(_) => {
+                self.websocket.reset();
+                self.websocket.next = Some(now + WEBSOCKET_RETRY);
+            }
+            Route::Circuit(_) => {
+                self.circuit.reset();
+                // Its relays were not at fault for the next one to be found missing.
+                self.standby.reset();
+                self.standby.next = Some(now + CIRCUIT_RETRY);
+            }
         }
     }
 
@@ -474,9 +534,12 @@ impl PathAgent {
         self.select();
         self.close_dead();
         self.track_stall(now);
+        self.watch_direct(now);
         if self.role == Role::Client {
             self.look_for_paths(now);
+            self.close_unneeded(now);
         }
+        self.look_for_websocket(now);
     }
 
     fn select(&mut self) {
@@ -508,10 +571,10 @@ impl PathAgent {
                 continue;
             }
             path.closing = true;
-            let reason = if path.ended {
-                CloseReason::CircuitEnded
-            } else {
-                CloseReason::Dead
+            let reason = match path.route {
+                _ if !path.ended => CloseReason::Dead,
+                Route::WebSocket(_) => CloseReason::WebSocketEnded,
+                Route::Circuit(_) | Route::Direct(_) => CloseReason::CircuitEnded,
             };
             self.actions.push_back(Action::Close(*key, reason));
         }
@@ -527,6 +590,7 @@ impl PathAgent {
             Some(since) => since,
             None => {
                 self.circuit.reset();
+                self.websocket.reset();
                 *self.all_dead_since.insert(now)
             }
         };
@@ -535,29 +599,32 @@ impl PathAgent {
         }
     }
 
-    fn has_live(&self, direct: bool) -> bool {
-        let mut paths = self.paths.values();
-        paths.any(|p| p.alive() && p.is_direct() == direct)
+    fn lives(&self, kind: impl Fn(&PathState) -> bool) -> bool {
+        self.paths.values().any(|p| p.alive() && kind(p))
     }
 
     fn needs_circuit(&self) -> bool {
-        !self.has_live(false) && (self.standby_wanted || !self.has_live(true))
+        !self.lives(PathState::is_circuit)
+            && (self.standby_wanted || !self.paths.values().any(PathState::alive))
+    }
+
+    /// A punch needs a live path of another kind to agree on it.
+    fn needs_punch(&self) -> bool {
+        self.direct_wanted
+            && !self.lives(PathState::is_direct)
+            && self.paths.values().any(PathState::alive)
     }
 
     fn needs_standby(&self) -> bool {
-        let mut circuits = self.paths.values().filter(|p| !p.is_direct() && p.alive());
-        let only_one = circuits.next().is_some() && circuits.next().is_none();
-        only_one && !self.has_live(true)
+        let mut alive = self.paths.values().filter(|p| p.alive());
+        alive.next().is_some_and(PathState::is_circuit) && alive.next().is_none()
     }
 
     fn look_for_paths(&mut self, now: Instant) {
-        let (has_direct, has_circuit) = (self.has_live(true), self.has_live(false));
-        let needs_circuit = self.needs_circuit();
-        // A punch needs a live path to agree on it.
-        if self.direct_wanted && !has_direct && has_circuit && self.punch.start(now) {
+        if self.needs_punch() && self.punch.start(now) {
             self.actions.push_back(Action::Punch);
         }
-        if needs_circuit && self.circuit.start(now) {
+        if self.needs_circuit() && self.circuit.start(now) {
             self.actions.push_back(Action::OpenCircuit);
         }
         if !self.needs_standby() {
@@ -567,6 +634,48 @@ impl PathAgent {
             self.standby.next = Some(now + STANDBY_DELAY);
         } else if self.standby.start(now) {
             self.actions.push_back(Action::OpenStandby);
+        }
+    }
+
+    /// Either side may dial the WebSocket: a server that TCP leads out of, to a client that
+    /// it leads in to.
+    fn look_for_websocket(&mut self, now: Instant) {
+        let Some(since) = self.no_direct_since else {
+            return;
+        };
+        let due = since + websocket_delay(self.role, self.stalled()) <= now;
+        let wanted = self.direct_wanted && due && !self.lives(PathState::is_websocket);
+        if wanted && self.websocket.start(now) {
+            self.actions.push_back(Action::OpenWebSocket);
+        }
+    }
+
+    fn watch_direct(&mut self, now: Instant) {
+        if self.lives(PathState::is_direct) {
+            self.no_direct_since = None;
+        } else {
+            self.no_direct_since.get_or_insert(now);
+        }
+        let selected = self.selected.and_then(|key| self.paths.get(&key));
+        if selected.is_some_and(|p| p.is_direct() && p.alive()) {
+            self.direct_selected_since.get_or_insert(now);
+        } else {
+            self.direct_selected_since = None;
+        }
+    }
+
+    /// Closes WebSockets that a stable direct path does without.
+    fn close_unneeded(&mut self, now: Instant) {
+        let stable = self.direct_selected_since;
+        if stable.is_none_or(|since| now.saturating_duration_since(since) < WEBSOCKET_HOLD) {
+            return;
+        }
+        for (key, path) in &mut self.paths {
+            if path.is_websocket() && !path.closing {
+                path.closing = true;
+                let close = Action::Close(*key, CloseReason::Unneeded);
+                self.actions.push_back(close);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ const DIRECT: Route = Route::Direct(SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
     4001,
 ));
+const WEBSOCKET: Route = Route::WebSocket(CarrierId(1));
 const CIRCUIT: Route = Route::Circuit(CircuitId(1));
 
 /// An agent with a clock and counters that the test advances.
@@ -68,12 +69,15 @@ fn a_client_on_a_circuit_punches_at_once_and_then_prefers_the_direct_path() {
 }
 
 #[test]
-fn a_server_never_opens_anything() {
+fn a_server_opens_nothing_but_a_websocket() {
     let mut w = World::new(Role::Server, CIRCUIT);
     for _ in 0..100 {
         for action in w.tick(&[0], &[]) {
             assert!(
-                matches!(action, Action::Ping(_) | Action::GiveUp),
+                matches!(
+                    action,
+                    Action::Ping(_) | Action::GiveUp | Action::OpenWebSocket
+                ),
                 "{action:?}"
             );
         }
@@ -345,16 +349,103 @@ fn back_online_the_time_to_give_up_starts_anew() {
     assert!(w.now - back >= GIVE_UP);
 }
 
+#[test]
+fn a_session_whose_udp_dies_opens_a_websocket_at_once_and_moves_to_it() {
+    let mut w = World::new(Role::Client, DIRECT);
+    w.tick(&[0], &[0]);
+    let dying = w.now;
+    while !w.tick(&[0], &[]).contains(&Action::OpenWebSocket) {
+        assert!(w.now - dying < Duration::from_millis(1300));
+    }
+    w.open(1, WEBSOCKET);
+    w.agent.handle_websocket_done(w.now, true);
+    let actions = w.tick(&[1], &[1]);
+    assert!(actions.contains(&Action::Close(0, CloseReason::Dead)));
+    assert_eq!(w.agent.selected(), Some(1));
+    // And UDP is looked for again, agreed on over the WebSocket.
+    assert!(actions.contains(&Action::Punch));
+}
+
+#[test]
+fn a_websocket_is_closed_when_udp_has_held_and_not_before() {
+    let mut w = World::new(Role::Client, WEBSOCKET);
+    w.tick(&[0], &[0]);
+    w.open(1, DIRECT);
+    let back = w.now;
+    loop {
+        let actions = w.tick(&[1], &[0, 1]);
+        if actions.contains(&Action::Close(0, CloseReason::Unneeded)) {
+            break;
+        }
+        assert!(w.now - back <= WEBSOCKET_HOLD + Duration::from_secs(1));
+    }
+    assert!(w.now - back >= WEBSOCKET_HOLD);
+    assert_eq!(w.agent.selected(), Some(1));
+}
+
+#[test]
+fn a_websocket_is_tried_beside_a_circuit_when_no_punch_has_led_to_udp() {
+    for (role, least) in [(Role::Client, 1500), (Role::Server, 4000)] {
+        let mut w = World::new(role, CIRCUIT);
+        w.tick(&[0], &[0]);
+        let start = w.now;
+        while !w.tick(&[0], &[0]).contains(&Action::OpenWebSocket) {
+            assert!(w.now - start < Duration::from_secs(5));
+        }
+        assert!(w.now - start >= Duration::from_millis(least - 200));
+        w.agent.handle_websocket_done(w.now, false);
+        let failed = w.now;
+        while !w.tick(&[0], &[0]).contains(&Action::OpenWebSocket) {}
+        assert!(w.now - failed >= WEBSOCKET_RETRY);
+    }
+}
+
+#[test]
+fn of_equal_round_trips_udp_is_best_then_a_websocket_then_a_circuit() {
+    let mut agent = PathAgent::new(Role::Client, true, 0, CIRCUIT);
+    let now = Instant::now();
+    let samples = |keys: &[PathKey]| -> Vec<Sample> {
+        let sample = |key: &PathKey| Sample {
+            key: *key,
+            rtt: Duration::from_millis(50),
+            tx: 1,
+            rx: 1,
+        };
+        keys.iter().map(sample).collect()
+    };
+    agent.handle_opened(now, 1, WEBSOCKET);
+    agent.handle_samples(now, &samples(&[0, 1]));
+    assert_eq!(agent.selected(), Some(1));
+    agent.handle_opened(now, 2, DIRECT);
+    agent.handle_samples(now, &samples(&[0, 1, 2]));
+    assert_eq!(agent.selected(), Some(2));
+}
+
+#[test]
+fn a_websocket_that_is_closed_ends_its_path_only_when_another_lives() {
+    let mut w = World::new(Role::Client, WEBSOCKET);
+    w.tick(&[0], &[0]);
+    w.agent.handle_websocket_ended(w.now, CarrierId(1));
+    assert!(w.agent.stalled());
+    let actions = w.drain();
+    assert!(actions.contains(&Action::OpenWebSocket), "{actions:?}");
+    assert!(!actions.iter().any(|a| matches!(a, Action::Close(..))));
+    w.open(1, Route::WebSocket(CarrierId(2)));
+    let actions = w.drain();
+    assert!(actions.contains(&Action::Close(0, CloseReason::WebSocketEnded)));
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_selected_path_is_open_and_actions_name_open_paths(
-        steps in proptest::collection::vec((0..8_u8, 0..4_u32), 1..200)
+        steps in proptest::collection::vec((0..9_u8, 0..4_u32), 1..200)
     ) {
         let mut w = World::new(Role::Client, CIRCUIT);
         for (step, key) in steps {
             match step {
                 0 => w.open(key, DIRECT),
                 1 => w.open(key, Route::Circuit(CircuitId(u64::from(key)))),
+                5 => w.open(key, Route::WebSocket(CarrierId(u64::from(key)))),
                 2 if w.agent.paths().count() > 1 => {
                     w.counters.remove(&key);
                     w.agent.handle_closed(w.now, key);

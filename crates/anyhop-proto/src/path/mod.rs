@@ -15,6 +15,10 @@
 //! Without a direct path there are two circuits, over different relays where there are: the
 //! death of a relay costs what it takes to notice it.
 //!
+//! **WebSockets** stand in for UDP where that is blocked: one to the peer is opened when
+//! no direct path over UDP has lived for a while, by either side, and closed again when
+//! one has held for [`WEBSOCKET_HOLD`].
+//!
 //! **Failure**: a path whose pings stay unanswered is closed, and the engine resends its
 //! data on the others (noq does not fail over by itself). The last path is never closed:
 //! the client looks for a circuit, and when nothing lives for [`GIVE_UP`] the session
@@ -64,3 +68,25 @@ pub const STANDBY_DELAY: Duration = Duration::from_secs(2);
 pub const STANDBY_RETRY: Duration = Duration::from_secs(10);
 /// Longest wait between attempts to open a second circuit.
 pub const STANDBY_RETRY_MAX: Duration = Duration::from_secs(300);
+/// A path over a WebSocket with unanswered pings is dead after this long, or four round
+/// trips.
+pub const WEBSOCKET_DEAD_AFTER: Duration = Duration::from_millis(1500);
+/// A WebSocket is closed when a direct path over UDP has been selected for this long.
+pub const WEBSOCKET_HOLD: Duration = Duration::from_secs(30);
+/// First wait before a failed WebSocket is tried again; doubles up to
+/// [`WEBSOCKET_RETRY_MAX`].
+pub const WEBSOCKET_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait between attempts to open a WebSocket.
+pub const WEBSOCKET_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long a session does without a direct path over UDP before it tries a WebSocket: a
+/// punch has the time it usually needs, and the client, which alone can open the path,
+/// goes first. `stalled`: nothing else lives either.
+const fn websocket_delay(role: Role, stalled: bool) -> Duration {
+    Duration::from_millis(match (role, stalled) {
+        (Role::Client, true) => 0,
+        (Role::Client, false) => 1500,
+        (Role::Server, true) => 500,
+        (Role::Server, false) => 4000,
+    })
+}
