@@ -107,6 +107,23 @@ pub(crate) struct UpArgs {
     /// [default: all addresses, any port]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// TCP address to serve WebSockets on, for peers whose UDP is blocked; may be given
+    /// several times. Port 443 passes most firewalls, port 0 takes any
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen_ws: Vec<SocketAddr>,
+    /// Certificate for --listen-ws: a PEM chain [default: one made at start]
+    #[arg(long, value_name = "FILE", requires = "ws_key", requires = "listen_ws")]
+    pub(crate) ws_cert: Option<PathBuf>,
+    /// Its key, in PEM
+    #[arg(long, value_name = "FILE", requires = "ws_cert")]
+    pub(crate) ws_key: Option<PathBuf>,
+    /// No TLS around WebSockets, for labs and behind a proxy that adds it
+    #[arg(long, requires = "listen_ws", conflicts_with = "ws_cert")]
+    pub(crate) ws_plain: bool,
+    /// Files to show at --listen-ws to everybody who wants no WebSocket, read at start
+    /// [default: one page that says that it works]
+    #[arg(long, value_name = "DIR", requires = "listen_ws")]
+    pub(crate) ws_site: Option<PathBuf>,
     /// Peer to stay connected to, such as /ip4/203.0.113.5/udp/4001/quic-v1/p2p/12D3..;
     /// may be given several times
     #[arg(long, value_name = "MULTIADDR")]

@@ -192,6 +192,14 @@ impl From<StartError> for CliError {
                 Code::Failed,
                 "choose a free address of this host with --listen IP:PORT; port 0 takes any",
             ),
+            StartError::BindWebSocket { .. } => (
+                Code::Failed,
+                "choose a free TCP address of this host with --listen-ws IP:PORT; ports below 1024 need privileges",
+            ),
+            StartError::Certificate(_) => (
+                Code::Usage,
+                "give --ws-cert a PEM chain, the node's certificate first, and --ws-key its key in PEM",
+            ),
             StartError::TwoOfOneFamily(..) => (
                 Code::Usage,
                 "give --listen at most once for IPv4 and once for IPv6",

@@ -7,6 +7,7 @@
 //! daemon    the other end of it          api     what travels between them
 //! state     the state directory          error   codes, exit codes, hints
 //! words     NATs in words                doctor  what keeps a host from connecting
+//! site      what web browsers see
 //! ```
 
 mod api;
@@ -18,6 +19,7 @@ mod doctor;
 mod error;
 mod frame;
 mod output;
+mod site;
 mod spec;
 mod state;
 mod words;

@@ -1,8 +1,10 @@
 //! What a node is told before it starts.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhop_base::{NetworkName, PeerAddr};
+
+use crate::{Proxies, Site};
 
 /// Settings of a [`Node`](crate::Node). [`Config::default`] suits a node on a home
 /// network; every limit says what it costs.
@@ -13,6 +15,8 @@ pub struct Config {
     /// UDP addresses to listen on: at most one IPv4 and one IPv6, port 0 for any.
     /// Empty: one of each on all interfaces, on any port.
     pub listen: Vec<SocketAddr>,
+    /// WebSockets, for where UDP is blocked.
+    pub websocket: WebSocketConfig,
     /// Peers to stay connected to: the first source of records and circuits.
     pub bootstrap: Vec<PeerAddr>,
     /// Forwarding for others.
@@ -42,6 +46,7 @@ impl Default for Config {
         Self {
             network: NetworkName::default(),
             listen: Vec::new(),
+            websocket: WebSocketConfig::default(),
             bootstrap: Vec::new(),
             relay: RelayConfig::default(),
             limits: Limits::default(),
@@ -50,6 +55,51 @@ impl Default for Config {
             dial_timeout: Duration::from_secs(12),
             direct_paths: true,
         }
+    }
+}
+
+/// WebSockets: where they are served, and how they are dialled. They carry the same
+/// datagrams as UDP, so that a session goes over them when UDP is blocked.
+#[derive(Debug, Clone, Default)]
+pub struct WebSocketConfig {
+    /// TCP addresses to serve them on, port 0 for any; none by default. Each connection
+    /// costs up to 400 KiB.
+    pub listen: Vec<SocketAddr>,
+    /// What is around them.
+    pub tls: WebSocketTls,
+    /// What is shown there to everybody who asks for something else.
+    pub site: Site,
+    /// Proxies to dial them through.
+    pub proxies: Proxies,
+}
+
+/// What is around the WebSockets that a node serves. It hides what they are; who the node
+/// is, is proven by the session's handshake inside in each case, so clients take any
+/// certificate.
+#[derive(Clone, Default)]
+pub enum WebSocketTls {
+    /// TLS, with a certificate made at start.
+    #[default]
+    SelfMade,
+    /// TLS, with this certificate.
+    Pem {
+        /// The chain in PEM, the node's own certificate first.
+        chain: Vec<u8>,
+        /// Its key in PEM.
+        key: Vec<u8>,
+    },
+    /// Nothing: `ws` instead of `wss`.
+    Plain,
+}
+
+/// Without the key.
+impl fmt::Debug for WebSocketTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SelfMade => "SelfMade",
+            Self::Pem { .. } => "Pem",
+            Self::Plain => "Plain",
+        })
     }
 }
 

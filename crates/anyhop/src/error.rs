@@ -43,6 +43,17 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A TCP address for WebSockets could not be bound.
+    #[error("cannot listen on {addr} for WebSockets: {source}")]
+    BindWebSocket {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The certificate for WebSockets is unusable.
+    #[error("cannot use the certificate for WebSockets: {0}")]
+    Certificate(String),
     /// Two listen addresses of one family.
     #[error(
         "two listen addresses of one family ({0} and {1}): a node has one UDP port each for IPv4 and IPv6"

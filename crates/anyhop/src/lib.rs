@@ -26,6 +26,7 @@
 //! - [`Message`]s are single values with a type: sent, or asked with a reply.
 //! - [`net`] is the seam to the operating system, and to a simulator.
 
+mod carrier;
 mod circuit;
 mod config;
 mod engine;
@@ -39,7 +40,11 @@ mod session;
 mod stream;
 
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
-pub use config::{Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, RelayConfig};
+pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
+pub use config::{
+    Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, RelayConfig, WebSocketConfig,
+    WebSocketTls,
+};
 pub use error::{
     Attempt, DialError, ErrorKind, MessageError, NoRouteReason, ProtocolTaken, Refused, StartError,
     StreamError,

@@ -1,12 +1,16 @@
 //! `up`.
 
-use anyhop::{Config, RelayConfig};
+use std::{fs, path::Path};
+
+use anyhop::{Config, Proxies, RelayConfig, Site, WebSocketConfig, WebSocketTls};
 
 use super::Context;
-use crate::{args::UpArgs, daemon, error::CliError};
+use crate::{args::UpArgs, daemon, error::CliError, site};
 
 pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> {
+    let websocket = websocket(&args)?;
     let mut config = Config {
+        websocket,
         listen: args.listen,
         bootstrap: args.bootstrap,
         direct_paths: !args.no_direct,
@@ -27,4 +31,39 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
         context.verbose > 0,
     )
     .await
+}
+
+fn websocket(args: &UpArgs) -> Result<WebSocketConfig, CliError> {
+    Ok(WebSocketConfig {
+        listen: args.listen_ws.clone(),
+        tls: match (&args.ws_cert, &args.ws_key) {
+            _ if args.ws_plain => WebSocketTls::Plain,
+            (Some(cert), Some(key)) => WebSocketTls::Pem {
+                chain: read(cert, "--ws-cert")?,
+                key: read(key, "--ws-key")?,
+            },
+            _ => WebSocketTls::SelfMade,
+        },
+        site: match &args.ws_site {
+            Some(dir) => site::read(dir)?,
+            None => Site::default(),
+        },
+        proxies: proxies(),
+    })
+}
+
+/// Read once: the node keeps what the environment said at start.
+fn proxies() -> Proxies {
+    let (proxies, bad) = Proxies::from_env(|name| std::env::var(name).ok());
+    for bad in bad {
+        tracing::warn!(%bad, "a proxy in the environment is not used");
+    }
+    proxies
+}
+
+fn read(file: &Path, option: &str) -> Result<Vec<u8>, CliError> {
+    fs::read(file).map_err(|e| {
+        CliError::usage(format!("cannot read {option} {}: {e}", file.display()))
+            .hint("give a PEM file that this user may read")
+    })
 }

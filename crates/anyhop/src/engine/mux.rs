@@ -1,8 +1,8 @@
-//! The one socket the session engine sees, made of the node's UDP sockets and its
-//! circuits.
+//! The one socket the session engine sees, made of the node's UDP sockets, its WebSockets
+//! and its circuits.
 //!
-//! Real peers appear under their socket addresses, circuits under addresses of our own
-//! ([`CircuitId::address`]). On receive, each datagram is told apart by its first byte:
+//! Peers on UDP appear under their socket addresses, WebSockets and circuits under
+//! addresses of our own ([`CarrierId::address`], [`CircuitId::address`]). On receive, each datagram is told apart by its first byte:
 //! QUIC goes up, labelled datagrams are forwarded in place or stripped and handed up,
 //! probes go to their session. Forwarding happens right here, in batches as the kernel
 //! delivered them (GRO in, GSO out), without a copy.
@@ -23,8 +23,10 @@ use std::{
 };
 
 use anyhop_proto::{
+    carrier::CarrierId,
     circuit::{CircuitId, DropReason, Hop, Switch},
     datagram::{CIRCUIT_HEADER_LEN, Kind, Label, classify},
+    is_virtual,
     probe::{PROBE_LEN, Token, read_token},
 };
 use noq::{AsyncUdpSocket, UdpSender};
@@ -32,11 +34,14 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     DropCount,
+    carrier::{Batch, Carrier, Carriers},
     net::{DatagramSocket, RecvMeta, Transmit, Writable},
 };
 
 /// Batches forwarded in one poll before the engine gets its turn.
 const MAX_FORWARDED_BATCHES: usize = 32;
+/// Segments of one transmit over a WebSocket, as many as UDP with offloads takes.
+const WEBSOCKET_SEGMENTS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Datagrams kept for the engine when a batch holds more than one kind; more are dropped.
 const MAX_PENDING: usize = 1024;
 /// Probes waiting for a session; more are dropped.
@@ -102,6 +107,7 @@ pub(crate) struct Fabric {
     v4: Option<Arc<dyn DatagramSocket>>,
     v6: Option<Arc<dyn DatagramSocket>>,
     pub(crate) switch: RwLock<Switch>,
+    pub(crate) carriers: Arc<Carriers>,
     probes: RwLock<HashMap<Token, mpsc::Sender<Box<ProbePacket>>>>,
     drops: Drops,
     epoch: Instant,
@@ -126,6 +132,7 @@ impl Fabric {
             v4,
             v6,
             switch: RwLock::new(Switch::new(seed)),
+            carriers: Arc::default(),
             probes: RwLock::default(),
             drops: Drops::default(),
             epoch: Instant::now(),
@@ -143,11 +150,19 @@ impl Fabric {
 
     /// Whether this node has a socket for the address's family.
     pub(crate) fn can_reach(&self, addr: &SocketAddr) -> bool {
-        self.socket_for(addr).is_some() && CircuitId::from_address(addr).is_none()
+        self.socket_for(addr).is_some() && !is_virtual(addr)
     }
 
     pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
-        self.drops.counts()
+        let unfit = self.carriers.unfit.load(Ordering::Relaxed);
+        let mut counts = self.drops.counts();
+        if unfit > 0 {
+            counts.push(DropCount {
+                reason: "WebSocket message that is no datagram".to_owned(),
+                datagrams: unfit,
+            });
+        }
+        counts
     }
 
     /// Routes probes with this token to `sender`.
@@ -195,11 +210,19 @@ impl Fabric {
         }
     }
 
+    /// What sends to an address that is no circuit's.
+    fn outlet(&self, addr: &SocketAddr) -> Option<Outlet<'_>> {
+        match CarrierId::from_address(addr) {
+            Some(carrier) => self.carriers.get(carrier).map(Outlet::WebSocket),
+            None => self.socket_for(addr).map(Outlet::Udp),
+        }
+    }
+
     fn try_send(&self, to: SocketAddr, bytes: &[u8], segment: Option<usize>) -> io::Result<()> {
-        let Some(socket) = self.socket_for(&to) else {
+        let Some(outlet) = self.outlet(&to) else {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
-        socket.try_send(&Transmit {
+        outlet.try_send(&Transmit {
             destination: to,
             ecn: None,
             contents: bytes,
@@ -210,11 +233,11 @@ impl Fabric {
 
     /// Sends a batch of equal segments on, in as many calls as the socket needs.
     fn forward(&self, to: SocketAddr, batch: &[u8], stride: usize) {
-        let Some(socket) = self.socket_for(&to) else {
+        let Some(outlet) = self.outlet(&to) else {
             count(&self.drops.no_link, 1);
             return;
         };
-        let step = stride * socket.max_transmit_segments().get();
+        let step = stride * outlet.max_transmit_segments().get();
         for part in batch.chunks(step) {
             let segment = (part.len() > stride).then_some(stride);
             if self.try_send(to, part, segment).is_err() {
@@ -242,6 +265,35 @@ impl Fabric {
 
     fn now_ns(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What datagrams leave by.
+enum Outlet<'a> {
+    Udp(&'a Arc<dyn DatagramSocket>),
+    WebSocket(Arc<Carrier>),
+}
+
+impl Outlet<'_> {
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        match self {
+            Self::Udp(socket) => socket.try_send(transmit),
+            Self::WebSocket(carrier) => carrier.try_send(transmit.contents, transmit.segment_size),
+        }
+    }
+
+    fn writable(self) -> Writable {
+        match self {
+            Self::Udp(socket) => Arc::clone(socket).writable(),
+            Self::WebSocket(carrier) => Box::pin(carrier.writable()),
+        }
+    }
+
+    fn max_transmit_segments(&self) -> NonZeroUsize {
+        match self {
+            Self::Udp(socket) => socket.max_transmit_segments(),
+            Self::WebSocket(_) => WEBSOCKET_SEGMENTS,
+        }
     }
 }
 
@@ -276,15 +328,28 @@ struct Pending {
 pub(crate) struct MuxSocket {
     fabric: Arc<Fabric>,
     pending: VecDeque<Pending>,
-    v6_first: bool,
+    websockets: Option<mpsc::Receiver<Batch>>,
+    /// What did not fit the buffers of the last poll.
+    rest: Option<Batch>,
+    /// Which source is polled first: they take turns.
+    turn: usize,
+}
+
+/// Where a poll's datagrams came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Udp,
+    WebSockets,
 }
 
 impl MuxSocket {
     pub(crate) fn new(fabric: Arc<Fabric>) -> Self {
         Self {
+            websockets: fabric.carriers.take_received(),
             fabric,
             pending: VecDeque::new(),
-            v6_first: false,
+            rest: None,
+            turn: 0,
         }
     }
 
@@ -301,37 +366,80 @@ impl MuxSocket {
         n
     }
 
-    /// Polls both sockets, taking turns in who is first.
-    fn poll_sockets(
+    /// Polls the sockets and WebSockets, taking turns in who is first.
+    fn poll_sources(
         &mut self,
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.v6_first = !self.v6_first;
-        let (first, second) = if self.v6_first {
-            (&self.fabric.v6, &self.fabric.v4)
-        } else {
-            (&self.fabric.v4, &self.fabric.v6)
-        };
-        for socket in [first, second].into_iter().flatten() {
+    ) -> Poll<io::Result<(usize, Source)>> {
+        self.turn = (self.turn + 1) % 3;
+        for source in 0..3 {
+            let socket = match (self.turn + source) % 3 {
+                0 => &self.fabric.v4,
+                1 => &self.fabric.v6,
+                _ => {
+                    let n = self.poll_websockets(cx, bufs, meta);
+                    if n > 0 {
+                        return Poll::Ready(Ok((n, Source::WebSockets)));
+                    }
+                    continue;
+                }
+            };
+            let Some(socket) = socket else { continue };
             if let Poll::Ready(result) = socket.poll_recv(cx, bufs, meta) {
-                return Poll::Ready(result);
+                return Poll::Ready(result.map(|n| (n, Source::Udp)));
             }
         }
         Poll::Pending
     }
 
+    /// Fills buffers with what came over WebSockets; 0 when nothing has.
+    fn poll_websockets(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> usize {
+        let Some(websockets) = &mut self.websockets else {
+            return 0;
+        };
+        let mut n = 0;
+        while n < bufs.len() {
+            let next = match self.rest.take() {
+                Some(rest) => Some(rest),
+                None => match websockets.poll_recv(cx) {
+                    Poll::Ready(batch) => batch,
+                    Poll::Pending => None,
+                },
+            };
+            let Some(mut batch) = next else { break };
+            let room = bufs[n].len() / batch.stride * batch.stride;
+            let len = batch.bytes.len().min(room);
+            bufs[n][..len].copy_from_slice(&batch.bytes[..len]);
+            meta[n] = RecvMeta::default();
+            meta[n].addr = batch.from.address();
+            meta[n].len = len;
+            meta[n].stride = batch.stride;
+            n += usize::from(len > 0);
+            if len > 0 && len < batch.bytes.len() {
+                batch.bytes.drain(..len);
+                self.rest = Some(batch);
+            }
+        }
+        n
+    }
+
     /// Sorts one received buffer. Leaves in it what the engine gets (perhaps nothing:
     /// `meta.len` 0).
-    fn sort(&mut self, buf: &mut [u8], meta: &mut RecvMeta, now_ns: u64) {
+    fn sort(&mut self, buf: &mut [u8], meta: &mut RecvMeta, source: Source, now_ns: u64) {
         let from = canonical(meta.addr);
         let stride = meta.stride.max(1);
         let received = meta.len;
         let original = *meta;
         meta.len = 0;
-        if CircuitId::from_address(&from).is_some() {
-            // Nobody outside has these addresses; a forged one must not pass for a circuit.
+        if source == Source::Udp && is_virtual(&from) {
+            // Nobody outside has these addresses; a forged one must not pass for ours.
             count(&self.fabric.drops.wrong_link, 1);
             return;
         }
@@ -535,10 +643,10 @@ impl AsyncUdpSocket for MuxSocket {
             if n > 0 {
                 return Poll::Ready(Ok(n));
             }
-            let n = ready!(self.poll_sockets(cx, bufs, meta))?;
+            let (n, source) = ready!(self.poll_sources(cx, bufs, meta))?;
             let now_ns = self.fabric.now_ns();
             for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(n) {
-                self.sort(buf, meta, now_ns);
+                self.sort(buf, meta, source, now_ns);
             }
             if meta.iter().take(n).any(|m| m.len > 0) {
                 return Poll::Ready(Ok(n));
@@ -590,11 +698,11 @@ impl MuxSender {
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(circuit) = CircuitId::from_address(&transmit.destination) else {
             let destination = canonical(transmit.destination);
-            let Some(socket) = self.fabric.socket_for(&destination) else {
+            let Some(outlet) = self.fabric.outlet(&destination) else {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
             };
             let src_ip = transmit.src_ip.map(|ip| ip.to_canonical());
-            return socket.try_send(&Transmit {
+            return outlet.try_send(&Transmit {
                 destination,
                 src_ip: src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
                 ..transmit.clone()
@@ -614,12 +722,12 @@ impl MuxSender {
         self.fabric.try_send(to, &self.scratch, segment)
     }
 
-    fn socket_towards(&self, destination: &SocketAddr) -> Option<Arc<dyn DatagramSocket>> {
+    fn outlet_towards(&self, destination: &SocketAddr) -> Option<Outlet<'_>> {
         let to = match CircuitId::from_address(destination) {
             Some(circuit) => self.fabric.egress(circuit)?.0,
             None => canonical(*destination),
         };
-        self.fabric.socket_for(&to).cloned()
+        self.fabric.outlet(&to)
     }
 }
 
@@ -637,8 +745,8 @@ impl UdpSender for MuxSender {
             }
             match this.try_send(transmit) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let socket = this.socket_towards(&transmit.destination);
-                    this.waiting = socket.map(|s| s.writable());
+                    let outlet = this.outlet_towards(&transmit.destination);
+                    this.waiting = outlet.map(Outlet::writable);
                 }
                 // A datagram that cannot be sent is a lost datagram: QUIC recovers, and
                 // an oversize probe is how path MTU discovery finds the limit.

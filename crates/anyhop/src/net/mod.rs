@@ -51,6 +51,15 @@ pub trait Host: Send + Sync + Debug + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// The addresses of a host name, such as a proxy's, with this port. IP addresses are
+    /// names of themselves.
+    fn resolve(&self, name: &str, port: u16) -> Resolve {
+        let ip: Result<IpAddr, _> = name.parse();
+        let addresses = ip.map(|ip| vec![SocketAddr::new(ip, port)]);
+        let addresses = addresses.map_err(|_| io::ErrorKind::Unsupported.into());
+        Box::pin(std::future::ready(addresses))
+    }
+
     /// A counter that grows whenever addresses, interfaces or routes of this machine
     /// change; `None` where that cannot be watched.
     fn network_changes(&self) -> Option<watch::Receiver<u64>> {
@@ -68,6 +77,9 @@ pub type BoxStream = Box<dyn ByteStream>;
 
 /// A TCP connection being made. Dropping it gives up.
 pub type ConnectTcp = Pin<Box<dyn Future<Output = io::Result<BoxStream>> + Send>>;
+
+/// A host name being looked up. Dropping it gives up.
+pub type Resolve = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
 /// A listening TCP socket.
 pub trait StreamListener: Send + Sync + Debug + 'static {

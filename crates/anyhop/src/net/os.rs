@@ -1,4 +1,5 @@
-//! The operating system's UDP sockets, through noq's batched socket calls.
+//! The operating system's sockets: UDP through noq's batched socket calls, TCP through
+//! tokio's.
 
 use std::{
     io::{self, IoSliceMut},
@@ -11,15 +12,15 @@ use std::{
 
 use anyhop_os::NetworkWatch;
 use noq::udp::{RecvMeta, Transmit, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::Interest,
-    net::UnixDatagram,
+    net::{TcpListener, TcpStream, UnixDatagram},
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
 
-use super::{DatagramSocket, Host, Writable};
+use super::{BoxStream, ConnectTcp, DatagramSocket, Host, Resolve, StreamListener, Writable};
 
 /// Kernel buffer asked for in each direction, bytes: 4 ms at 10 Gbit/s. The kernel
 /// caps it silently at its own limit.
@@ -30,6 +31,12 @@ const LOOK_AROUND: Duration = Duration::from_secs(2);
 
 /// Events of the kernel taken at once; more are another change.
 const MAX_EVENTS: usize = 1024;
+
+/// Bytes that a TCP socket takes before they are on their way: what the kernel holds
+/// beyond that makes datagrams late, and the engine takes late ones for a long path.
+const UNSENT: u32 = 64 << 10;
+/// TCP connections waiting to be accepted.
+const BACKLOG: i32 = 256;
 
 /// The machine this process runs on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,10 +64,62 @@ impl Host for OsHost {
         anyhop_os::interface_addresses()
     }
 
+    fn connect_tcp(&self, addr: SocketAddr) -> ConnectTcp {
+        Box::pin(async move {
+            let stream = TcpStream::connect(addr).await?;
+            prepare(&stream);
+            let stream: BoxStream = Box::new(stream);
+            Ok(stream)
+        })
+    }
+
+    fn listen_tcp(&self, addr: SocketAddr) -> io::Result<Box<dyn StreamListener>> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // A restarted node must not wait for the connections of the one before.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Box::new(OsListener(TcpListener::from_std(socket.into())?)))
+    }
+
+    fn resolve(&self, name: &str, port: u16) -> Resolve {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, port)).await?;
+            Ok(found.collect())
+        })
+    }
+
     fn network_changes(&self) -> Option<watch::Receiver<u64>> {
         let (sender, changes) = watch::channel(0);
         tokio::spawn(watch_network(sender));
         Some(changes)
+    }
+}
+
+/// Settings of a connection that carries datagrams.
+fn prepare(stream: &TcpStream) {
+    // Best effort: without them it is slower and not wrong.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+}
+
+#[derive(Debug)]
+struct OsListener(TcpListener);
+
+impl StreamListener for OsListener {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>> {
+        let (stream, remote) = ready!(self.0.poll_accept(cx))?;
+        prepare(&stream);
+        Poll::Ready(Ok((Box::new(stream), remote)))
     }
 }
 

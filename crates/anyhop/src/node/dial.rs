@@ -30,6 +30,7 @@ use super::{
     protocols,
     records::Whereabouts,
     ways::{STAGGER, Via},
+    websocket::MAX_ENDPOINTS,
 };
 use crate::{
     Attempt, DialError, Technique,
@@ -44,6 +45,8 @@ const MAX_DIRECT: usize = 8;
 const MAX_TRIED: usize = 24;
 /// Head start of direct addresses over circuits, for a peer that says it is public.
 const CIRCUIT_DELAY: Duration = Duration::from_millis(250);
+/// Head start of UDP over WebSockets, which serve where UDP does not get through.
+const WEBSOCKET_DELAY: Duration = Duration::from_millis(500);
 /// How long one address may take to complete the handshake.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long known ways and lookups are waited for before a way is searched.
@@ -169,16 +172,16 @@ impl Inner {
             impostor: impostor.map(|actual| (actual, endpoint)),
             blame: None,
         };
-        let Endpoint::Udp(addr) = endpoint else {
-            return Err(failure("WebSocket is not spoken here".to_owned(), None));
+        let attempt = match endpoint {
+            Endpoint::Udp(addr) => self.attempts.begin(
+                peer,
+                self.dial_technique(&addr),
+                self.local_towards(&addr),
+                addr.to_string(),
+            ),
+            Endpoint::Ws { addr, tls } => self.websocket_attempt(peer, addr, tls),
         };
-        let attempt = self.attempts.begin(
-            peer,
-            self.dial_technique(&addr),
-            self.local_towards(&addr),
-            addr.to_string(),
-        );
-        let tried = match timeout(DIRECT_TIMEOUT, self.engine.connect(addr, peer)).await {
+        let tried = match timeout(DIRECT_TIMEOUT, self.handshake_at(peer, endpoint)).await {
             Ok(Ok(quic)) => Ok((quic, None)),
             Ok(Err(ConnectError::WrongPeer(actual))) => {
                 Err(failure(format!("{actual} answered there"), Some(actual)))
@@ -190,6 +193,22 @@ impl Inner {
         };
         attempt.end(&tried);
         tried
+    }
+
+    async fn handshake_at(
+        &self,
+        peer: PeerId,
+        endpoint: Endpoint,
+    ) -> Result<Connection, ConnectError> {
+        match endpoint {
+            Endpoint::Udp(addr) => self.engine.connect(addr, peer).await,
+            Endpoint::Ws { addr, tls } => {
+                // Its session's driver holds it from then on.
+                let held = self.open_websocket(addr, tls).await;
+                let held = held.map_err(ConnectError::Failed)?;
+                self.engine.connect(held.address(), peer).await
+            }
+        }
     }
 
     /// What dialling an address is called.
@@ -240,11 +259,14 @@ impl Inner {
 
     /// Addresses to try: those told by hand first, then the peer's own that make sense
     /// from here.
-    fn direct_addresses(&self, found: &Whereabouts) -> Vec<Endpoint> {
+    pub(super) fn direct_addresses(&self, found: &Whereabouts) -> Vec<Endpoint> {
         let mut direct = found.direct.clone();
-        direct.retain(|e| self.fabric.can_reach(&e.addr()));
+        direct.retain(|e| self.can_reach(e));
         for addr in &found.told {
-            if !direct.contains(addr) && self.may_probe(&addr.addr()) {
+            if !direct.contains(addr)
+                && self.can_reach(addr)
+                && self.is_near_or_public(&addr.addr())
+            {
                 direct.push(*addr);
             }
         }
@@ -440,15 +462,31 @@ impl Race {
     fn try_direct(&mut self, found: &Whereabouts) -> bool {
         let mut direct = self.node.direct_addresses(found);
         direct.retain(|addr| !self.direct.contains(addr));
-        direct.truncate(MAX_DIRECT.min(MAX_TRIED.saturating_sub(self.direct.len())));
-        for (addr, nth) in direct.iter().copied().zip(0..) {
+        let (mut udp, mut websockets): (Vec<_>, Vec<_>) =
+            direct.into_iter().partition(|addr| addr.udp().is_some());
+        udp.truncate(MAX_DIRECT);
+        websockets.truncate(MAX_ENDPOINTS);
+        let head_start = if udp.is_empty() {
+            Duration::ZERO
+        } else {
+            WEBSOCKET_DELAY
+        };
+        let delayed = |addrs: Vec<Endpoint>, head_start: Duration| {
+            let delays = (0..).map(move |nth| head_start + STAGGER * nth);
+            addrs.into_iter().zip(delays)
+        };
+        let mut direct: Vec<_> = delayed(udp, Duration::ZERO)
+            .chain(delayed(websockets, head_start))
+            .collect();
+        direct.truncate(MAX_TRIED.saturating_sub(self.direct.len()));
+        for (addr, delay) in direct.iter().copied() {
             let (node, peer) = (Arc::clone(&self.node), self.peer);
             self.jobs.spawn(async move {
-                sleep(STAGGER * nth).await;
+                sleep(delay).await;
                 Step::Tried(node.try_direct(peer, addr).await)
             });
         }
-        self.direct.extend(&direct);
+        self.direct.extend(direct.iter().map(|(addr, _)| addr));
         !direct.is_empty()
     }
 

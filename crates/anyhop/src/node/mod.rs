@@ -18,6 +18,7 @@ mod registry;
 mod start;
 pub(crate) mod trace;
 mod ways;
+mod websocket;
 
 use std::{
     collections::HashMap,
@@ -28,7 +29,8 @@ use std::{
 };
 
 use anyhop_base::{
-    Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, Reachability, quic_multiaddr,
+    Endpoint, Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, PeerId, Reachability,
+    quic_multiaddr,
 };
 use anyhop_proto::{
     circuit::{CircuitId, LinkId, RelayBook},
@@ -181,6 +183,7 @@ pub(crate) struct Inner {
     socket_failed: Arc<Notify>,
     network: watch::Sender<Network>,
     engine: Engine,
+    websockets: websocket::WebSockets,
     clock: records::WallClock,
     started: Instant,
     book: Mutex<records::Book>,
@@ -253,9 +256,14 @@ impl Inner {
     /// Addresses of our sockets as others on our networks may use them: a wildcard
     /// becomes the interfaces' addresses, loopback only where there is nothing else.
     pub(crate) fn listen_addrs(&self) -> Vec<SocketAddr> {
+        self.as_dialled(self.fabric.local_addrs())
+    }
+
+    /// Bound addresses as others on our networks may use them.
+    fn as_dialled(&self, bound: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let interfaces = self.host.interface_addresses().unwrap_or_default();
         let mut out = Vec::new();
-        for local in self.fabric.local_addrs() {
+        for local in bound {
             if !local.ip().is_unspecified() {
                 out.push(local);
                 continue;
@@ -339,9 +347,9 @@ impl Node {
     /// The multiaddrs others may dial, each ending in `/p2p/<PeerId>`.
     #[must_use]
     pub fn addresses(&self) -> Vec<Multiaddr> {
-        let addrs = self.0.listen_addrs().into_iter();
-        addrs
-            .filter_map(|a| PeerAddr::new(self.0.me, a).ok())
+        let udp = self.0.listen_addrs().into_iter().map(Endpoint::Udp);
+        udp.chain(self.0.websocket_endpoints())
+            .filter_map(|e| PeerAddr::at(self.0.me, e).ok())
             .map(|a| a.to_multiaddr())
             .collect()
     }

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use anyhop_proto::control::{Candidates, MAX_CANDIDATES, MAX_CONTROL_FRAME};
+use anyhop_base::Endpoint;
+use anyhop_proto::{
+    control::{Candidates, MAX_CANDIDATES, MAX_CONTROL_FRAME},
+    is_virtual,
+};
 use tokio::time::timeout;
 
 use super::{Inner, protocols};
@@ -92,9 +96,20 @@ impl Inner {
     /// Whether to send to an address a peer told. A private one may belong to somebody
     /// else where we are, unless we are seen near it.
     pub(crate) fn may_probe(&self, addr: &SocketAddr) -> bool {
-        if !self.fabric.can_reach(addr) {
-            return false;
+        self.fabric.can_reach(addr) && self.is_near_or_public(addr)
+    }
+
+    /// Whether this node has a socket for an endpoint. TCP finds its own.
+    pub(super) fn can_reach(&self, endpoint: &Endpoint) -> bool {
+        let addr = endpoint.addr();
+        match endpoint {
+            Endpoint::Udp(_) => self.fabric.can_reach(&addr),
+            Endpoint::Ws { .. } => !is_virtual(&addr),
         }
+    }
+
+    /// Whether an address means the same host here as where it was told.
+    pub(super) fn is_near_or_public(&self, addr: &SocketAddr) -> bool {
         let mut own = self.observed_addrs();
         own.extend(self.listen_addrs());
         !is_private(addr.ip()) || own.iter().any(|o| near(o.ip(), addr.ip()))

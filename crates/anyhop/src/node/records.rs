@@ -10,7 +10,7 @@ use std::{
 
 use anyhop_base::{
     Attachment, Endpoint, PeerId, Reachability, Record, RecordError, SignedRecord, dialable,
-    parse_multiaddr, quic_multiaddr,
+    parse_multiaddr,
     record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES},
 };
 use anyhop_proto::{
@@ -35,6 +35,8 @@ const MAX_RECORDS: usize = 16_384;
 const MAX_MANUAL_ADDRESSES: usize = 8;
 /// Peers with addresses told by hand.
 const MAX_MANUAL_PEERS: usize = 1024;
+/// WebSocket addresses in our own record.
+const MAX_RECORD_WEBSOCKETS: usize = 4;
 /// Lifetime of our own record; it is renewed at half of that.
 pub(super) const RECORD_LIFETIME_S: u64 = 3600;
 /// Changes of our record within this time go out as one.
@@ -271,10 +273,15 @@ impl Inner {
     fn make_record(&self) -> Record {
         let reachability = self.reachability();
         let own = self.listen_addrs();
-        let mut addresses = self.observed_addrs();
-        addresses.extend(own);
+        // In front of the interfaces' addresses, which may be too many for a record.
+        let websockets = self.websocket_endpoints().into_iter();
+        let websockets = websockets.take(MAX_RECORD_WEBSOCKETS);
+        let observed = self.observed_addrs().into_iter().map(Endpoint::Udp);
+        let addresses = observed
+            .chain(websockets)
+            .chain(own.into_iter().map(Endpoint::Udp));
         let mut known = Vec::new();
-        for multiaddr in addresses.into_iter().filter_map(|a| quic_multiaddr(a).ok()) {
+        for multiaddr in addresses.filter_map(|a| a.to_multiaddr().ok()) {
             if !known.contains(&multiaddr) && known.len() < MAX_RECORD_ADDRESSES {
                 known.push(multiaddr);
             }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{EVENT_QUEUE, Inner, Network, inbox::Inbox, records};
+use super::{EVENT_QUEUE, Inner, Network, inbox::Inbox, records, websocket::WebSockets};
 use crate::{
     Config, StartError,
     engine::{Engine, Fabric, random_seed},
@@ -48,6 +48,7 @@ pub(super) fn start(
         max_circuits: config.relay.max_circuits,
         max_circuits_per_peer: config.relay.max_circuits_per_peer,
     };
+    let (websockets, servers) = WebSockets::new(&host, &fabric.carriers, &config.websocket)?;
     let inner = Arc::new(Inner {
         me,
         fabric,
@@ -61,6 +62,7 @@ pub(super) fn start(
         sockets,
         socket_failed,
         engine,
+        websockets,
         clock: records::WallClock::new(),
         started: Instant::now(),
         book: Mutex::default(),
@@ -81,6 +83,9 @@ pub(super) fn start(
     inner.spawn(Arc::clone(&inner).accept_connections());
     inner.spawn(Arc::clone(&inner).keep_record());
     inner.spawn(Arc::clone(&inner).watch_network());
+    for server in servers {
+        inner.spawn(Arc::clone(&inner).serve_websockets(server));
+    }
     for bootstrap in &inner.config.bootstrap {
         inner.remember(bootstrap.peer, bootstrap.addr);
     }

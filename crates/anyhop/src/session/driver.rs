@@ -4,17 +4,21 @@
 //! probes. It ends with the connection.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use anyhop_proto::{
+    carrier::CarrierId,
     circuit::CircuitId,
+    is_virtual,
     path::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample},
+    probe::Probe,
 };
 use futures_util::StreamExt;
+use rand::RngExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -27,6 +31,7 @@ use super::{
 };
 use crate::{
     Carrier, Event, PathInfo, PathKind, Technique,
+    carrier::CarrierUse,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
     node::{Apart, Attempting, Inner, Network, punch, trace::Over},
@@ -41,6 +46,10 @@ const OPEN_PATH_RETRY: Duration = Duration::from_millis(100);
 /// How long a path may take to be validated.
 const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Pings that tell the client of a WebSocket it can open a path over.
+const INVITATIONS: u32 = 15;
+/// Time between them.
+const INVITATION_INTERVAL: Duration = Duration::from_millis(200);
 /// How often paths are looked at after the peer pinged from a new address.
 const QUICK_TICK: Duration = Duration::from_millis(30);
 /// For how long, in such looks.
@@ -59,6 +68,12 @@ enum Job {
     DirectPath(Result<SocketAddr, String>),
     /// A circuit and its path were opened, or not.
     CircuitPath(Wanted, Result<LocalCircuit, String>),
+    /// A WebSocket of ours became a path, or not.
+    WebSocketPath(Result<(), String>),
+    /// A WebSocket that the peer opened became a path, or not.
+    PeersWebSocketPath(CarrierId, Result<(), String>),
+    /// A WebSocket below a path was closed.
+    WebSocketEnded(CarrierId),
 }
 
 /// What a circuit is opened for.
@@ -76,6 +91,8 @@ struct OpenPath {
     remote: SocketAddr,
     rtt: Duration,
     mtu: u16,
+    /// The WebSocket it runs over.
+    _held: Option<CarrierUse>,
 }
 
 /// The driver of one connection.
@@ -90,6 +107,8 @@ pub(crate) struct Driver {
     paths: BTreeMap<PathKey, OpenPath>,
     keys: HashMap<PathId, PathKey>,
     next_key: PathKey,
+    /// WebSockets of the peer that are being made paths.
+    joining: BTreeSet<CarrierId>,
     /// Circuits we opened; dropping one tears it down.
     circuits: BTreeMap<CircuitId, LocalCircuit>,
     jobs: JoinSet<Job>,
@@ -125,6 +144,7 @@ impl Driver {
             remote,
             rtt: Duration::ZERO,
             mtu: 0,
+            _held: hold(&node, remote),
         };
         let direct_wanted = node.config.direct_paths;
         let agent = PathAgent::new(conn.role, direct_wanted, 0, route_of(remote));
@@ -141,6 +161,7 @@ impl Driver {
             paths: BTreeMap::from([(0, first)]),
             keys: HashMap::from([(PathId::ZERO, 0)]),
             next_key: 1,
+            joining: BTreeSet::new(),
             circuits: BTreeMap::new(),
             jobs: JoinSet::new(),
             next_tick: Instant::now(),
@@ -150,7 +171,7 @@ impl Driver {
             quick_ticks: 0,
             published_link: Vec::new(),
         };
-        driver.watch_circuit(remote);
+        driver.watch(remote);
         if let Some(circuit) = circuit {
             driver.circuits.insert(circuit.id, circuit);
         }
@@ -235,14 +256,24 @@ impl Driver {
     /// follows the packets and checks them; we look often for a while what it found. A
     /// server that moved gets a new path, if it answers there.
     fn pinged_from(&mut self, addr: SocketAddr) {
+        if let Some(carrier) = CarrierId::from_address(&addr) {
+            self.join_websocket(carrier);
+            return;
+        }
         if is_circuit(addr) || self.paths.values().any(|open| open.remote == addr) {
             return;
         }
         self.look_often();
         let wanted = self.conn.role == Role::Client && self.node.config.direct_paths;
-        if wanted && !self.punching && self.link_addresses().len() < ENOUGH_DIRECT {
+        if wanted && !self.punching && self.direct_paths() < ENOUGH_DIRECT {
             self.probing.check(addr);
         }
+    }
+
+    /// Open direct paths over UDP.
+    fn direct_paths(&self) -> usize {
+        let paths = self.paths.values();
+        paths.filter(|p| !is_virtual(&p.remote)).count()
     }
 
     fn answers_at(&mut self, addr: SocketAddr) {
@@ -340,16 +371,17 @@ impl Driver {
         }
     }
 
-    /// The peer told where it sees us. Over a circuit that says nothing, and a stranger
-    /// who dialled us could say anything to have others probe the address.
+    /// The peer told where it sees us. Over a circuit or a WebSocket that says nothing, and a
+    /// stranger who dialled us could say anything to have others probe the address.
     fn observed(&self, id: PathId, addr: SocketAddr) {
-        if self.remote_of(id).is_some_and(|r| !is_circuit(r)) {
+        if self.remote_of(id).is_some_and(|r| !is_virtual(&r)) {
             self.seen_at(canonical(addr));
         }
     }
 
     fn seen_at(&self, addr: SocketAddr) {
-        if self.conn.role == Role::Client {
+        // Over circuits and WebSockets the peer sees an address of its own making.
+        if self.conn.role == Role::Client && !is_virtual(&addr) {
             self.node.observed(self.conn.id, addr);
         }
     }
@@ -389,6 +421,19 @@ impl Driver {
                 self.circuits.insert(circuit.id, circuit);
                 self.circuit_done(wanted, true);
             }
+            Job::WebSocketPath(result) => {
+                if let Err(reason) = &result {
+                    tracing::debug!(peer = %self.conn.peer, reason, "no WebSocket");
+                }
+                self.agent.handle_websocket_done(now(), result.is_ok());
+            }
+            Job::PeersWebSocketPath(carrier, result) => {
+                self.joining.remove(&carrier);
+                if let Err(reason) = result {
+                    tracing::debug!(peer = %self.conn.peer, reason, "the peer's WebSocket is no path");
+                }
+            }
+            Job::WebSocketEnded(carrier) => self.agent.handle_websocket_ended(now(), carrier),
             Job::CircuitPath(wanted, Err(reason)) => {
                 tracing::debug!(peer = %self.conn.peer, ?wanted, reason, "no circuit");
                 self.circuit_done(wanted, false);
@@ -439,6 +484,7 @@ impl Driver {
                 Action::Punch => self.start_punch(),
                 Action::OpenCircuit => self.start_circuit(Wanted::AnyCircuit),
                 Action::OpenStandby => self.start_circuit(Wanted::Standby),
+                Action::OpenWebSocket => self.start_websocket(),
                 Action::GiveUp => self.give_up(),
             }
         }
@@ -451,13 +497,11 @@ impl Driver {
     }
 
     fn describe(&self, open: &OpenPath) -> String {
-        match CircuitId::from_address(&open.remote) {
-            None => format!("direct {}", open.remote),
-            Some(circuit) => {
-                let via = self.node.circuits.via(circuit);
-                let via: Vec<_> = via.iter().map(ToString::to_string).collect();
-                format!("circuit via {}", via.join(", "))
-            }
+        let info = self.path_info(open, false);
+        match (info.kind, info.carrier) {
+            (PathKind::Circuit, _) => format!("circuit via {}", info.via.join(", ")),
+            (PathKind::Direct, Carrier::Ws) => format!("WebSocket {}", info.remote),
+            (PathKind::Direct, _) => format!("direct {}", info.remote),
         }
     }
 
@@ -518,9 +562,10 @@ impl Driver {
                 remote,
                 rtt: Duration::ZERO,
                 mtu: 0,
+                _held: hold(&self.node, remote),
             },
         );
-        self.watch_circuit(remote);
+        self.watch(remote);
         self.agent.handle_opened(now(), key, route_of(remote));
         self.sample();
         self.apply_selection();
@@ -547,8 +592,18 @@ impl Driver {
         });
     }
 
-    /// Asks to be told when the circuit behind an address ends.
-    fn watch_circuit(&self, remote: SocketAddr) {
+    /// Asks to be told when the circuit or WebSocket behind an address ends.
+    fn watch(&mut self, remote: SocketAddr) {
+        if let Some(carrier) = CarrierId::from_address(&remote) {
+            let ended = self.node.fabric.carriers.get(carrier).map(|c| c.ended());
+            self.jobs.spawn(async move {
+                // One that is not in the table has ended already.
+                if let Some(ended) = ended {
+                    ended.await;
+                }
+                Job::WebSocketEnded(carrier)
+            });
+        }
         if let Some(circuit) = CircuitId::from_address(&remote) {
             self.node.circuits.watch(circuit, &self.conn.commands);
         }
@@ -642,6 +697,37 @@ impl Driver {
         });
     }
 
+    /// Opens a WebSocket to the peer and a path over it. A server cannot open the path: it
+    /// has the client do so by pinging it over the WebSocket.
+    fn start_websocket(&mut self) {
+        let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
+        self.jobs.spawn(async move {
+            let opened = async {
+                let held = node.websocket_to(conn.peer).await?;
+                match conn.role {
+                    Role::Client => open_path(&conn, held.address()).await,
+                    Role::Server => invite(&node, &conn, &held).await,
+                }
+            };
+            Job::WebSocketPath(opened.await)
+        });
+    }
+
+    /// The peer pinged over a WebSocket: one that it opened becomes a path.
+    fn join_websocket(&mut self, carrier: CarrierId) {
+        let addr = carrier.address();
+        let known = self.paths.values().any(|open| open.remote == addr);
+        if self.conn.role == Role::Server || known || !self.joining.insert(carrier) {
+            return;
+        }
+        let (held, conn) = (hold(&self.node, addr), Arc::clone(&self.conn));
+        self.jobs.spawn(async move {
+            let opened = open_path(&conn, addr).await;
+            drop(held);
+            Job::PeersWebSocketPath(carrier, opened)
+        });
+    }
+
     fn remote_of(&self, id: PathId) -> Option<SocketAddr> {
         let key = self.keys.get(&id)?;
         Some(self.paths.get(key)?.remote)
@@ -653,13 +739,19 @@ impl Driver {
             Some(circuit) => self.node.first_hop(circuit),
             None => Some(open.remote),
         };
+        let websocket = first_hop.and_then(|a| CarrierId::from_address(&a));
+        let shown = match websocket {
+            Some(carrier) => self.node.fabric.carriers.remote(carrier),
+            None => first_hop,
+        };
         PathInfo {
             kind: circuit.map_or(PathKind::Direct, |_| PathKind::Circuit),
             carrier: match first_hop {
+                _ if websocket.is_some() => Carrier::Ws,
                 Some(SocketAddr::V6(_)) => Carrier::Udp6,
                 _ => Carrier::Udp4,
             },
-            remote: first_hop.map_or_else(|| "gone".to_owned(), |a| a.to_string()),
+            remote: shown.map_or_else(|| "gone".to_owned(), |a| a.to_string()),
             via: circuit.map_or_else(Vec::new, |c| {
                 let via = self.node.circuits.via(c);
                 via.iter().map(ToString::to_string).collect()
@@ -718,10 +810,32 @@ fn is_circuit(addr: SocketAddr) -> bool {
 }
 
 fn route_of(remote: SocketAddr) -> Route {
-    match CircuitId::from_address(&remote) {
-        Some(circuit) => Route::Circuit(circuit),
+    if let Some(circuit) = CircuitId::from_address(&remote) {
+        return Route::Circuit(circuit);
+    }
+    match CarrierId::from_address(&remote) {
+        Some(carrier) => Route::WebSocket(carrier),
         None => Route::Direct(remote),
     }
+}
+
+/// Keeps the WebSocket behind an address open, if it is one's.
+fn hold(node: &Inner, remote: SocketAddr) -> Option<CarrierUse> {
+    node.fabric.carriers.hold(CarrierId::from_address(&remote)?)
+}
+
+/// Pings the client over a WebSocket until it has made it a path.
+async fn invite(node: &Inner, conn: &Conn, held: &CarrierUse) -> Result<(), String> {
+    for _ in 0..INVITATIONS {
+        if held.is_shared() {
+            return Ok(());
+        }
+        let nonce = rand::rng().random();
+        let ping = conn.keys.seal(Probe::Ping { nonce });
+        node.fabric.send_datagram(held.address(), &ping);
+        tokio::time::sleep(INVITATION_INTERVAL).await;
+    }
+    Err("the peer opened no path over the WebSocket".to_owned())
 }
 
 /// Opens an engine path and waits until it is validated.
