@@ -122,6 +122,8 @@ struct PathState {
     min_rtt: Duration,
     tx: u64,
     rx: u64,
+    /// When traffic came in last, until its end has been looked into.
+    heard: Option<Instant>,
     /// When traffic went out that nothing has answered since.
     unanswered_since: Option<Instant>,
     pings: u32,
@@ -143,6 +145,14 @@ impl PathState {
             Route::Direct(_) | Route::Circuit(_) => DEAD_AFTER,
         };
         least.max(self.rtt * 4)
+    }
+
+    /// Whether what came in has ended: by the peer's will, or because the path is dead. One
+    /// who only receives sends nothing that could stay unanswered.
+    fn has_gone_quiet(&mut self, now: Instant) -> bool {
+        let after = self.suspect_after();
+        let quiet = |at: &mut Instant| now.saturating_duration_since(*at) >= after;
+        self.heard.take_if(quiet).is_some()
     }
 
     fn suspect_after(&self) -> Duration {
@@ -346,6 +356,7 @@ impl PathAgent {
                 continue;
             };
             if sample.rx > path.rx {
+                path.heard = Some(now);
                 if path.answered() {
                     self.actions.push_back(Action::Revive(sample.key));
                 }
@@ -354,6 +365,7 @@ impl PathAgent {
                 path.unanswered_since.get_or_insert(now);
             }
             self.busy |= sample.tx > path.tx || path.unanswered_since.is_some();
+            self.busy |= path.heard.is_some();
             path.tx = sample.tx;
             path.rx = sample.rx;
             path.rtt = sample.rtt;
@@ -482,6 +494,7 @@ impl PathAgent {
                 min_rtt: UNMEASURED,
                 tx: 0,
                 rx: 0,
+                heard: None,
                 unanswered_since: None,
                 pings: 0,
                 doubted: false,
@@ -517,6 +530,11 @@ impl PathAgent {
     fn check_liveness(&mut self, now: Instant) {
         for (key, path) in &mut self.paths {
             let Some(since) = path.unanswered_since else {
+                if self.selected == Some(*key) && path.has_gone_quiet(now) {
+                    path.unanswered_since = Some(now);
+                    path.pings = 1;
+                    self.actions.push_back(Action::Ping(*key));
+                }
                 continue;
             };
             let silent = now.saturating_duration_since(since);

@@ -120,6 +120,32 @@ fn answered_pings_keep_a_path_whose_acknowledgements_take_another() {
 }
 
 #[test]
+fn one_who_only_receives_notices_the_death_of_its_path_too() {
+    let mut w = World::new(Role::Client, DIRECT);
+    for _ in 0..10 {
+        w.tick(&[], &[0]);
+    }
+    let silent = w.now;
+    while !w.agent.stalled() {
+        w.tick(&[], &[]);
+        assert!(w.now - silent <= Duration::from_millis(1400));
+    }
+    // When the peer just has no more to say, one ping settles it.
+    let mut w = World::new(Role::Client, DIRECT);
+    w.tick(&[], &[0]);
+    let mut pings = 0;
+    for _ in 0..50 {
+        for action in w.tick(&[], &[]) {
+            assert_eq!(action, Action::Ping(0));
+            w.agent.handle_pong(w.now, 0);
+            pings += 1;
+        }
+    }
+    assert_eq!(pings, 1);
+    assert_eq!(w.agent.tick(), IDLE_TICK);
+}
+
+#[test]
 fn a_late_timer_alone_kills_no_path() {
     let mut w = World::new(Role::Client, CIRCUIT);
     w.open(1, DIRECT);
