@@ -37,12 +37,25 @@ impl Deadline {
     }
 }
 
+/// The proxies of whoever runs the tests are not theirs.
+const NO_PROXY: [(&str, &str); 8] = [
+    ("https_proxy", ""),
+    ("HTTPS_PROXY", ""),
+    ("http_proxy", ""),
+    ("HTTP_PROXY", ""),
+    ("all_proxy", ""),
+    ("ALL_PROXY", ""),
+    ("no_proxy", ""),
+    ("NO_PROXY", ""),
+];
+
 /// The binary under test, cut off from the environment's settings.
 pub(crate) fn anyhop(state_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_anyhop"));
     command
         .env_remove("RUST_LOG")
         .env_remove("ANYHOP_STATE_DIR")
+        .envs(NO_PROXY)
         .arg("--state-dir")
         .arg(state_dir)
         .stdin(Stdio::null());
@@ -324,8 +337,20 @@ impl Daemon {
 
     #[track_caller]
     pub(crate) fn start_in(dir: TempDir, args: &[&str]) -> Self {
+        Self::start_in_with(dir, args, &[])
+    }
+
+    /// With environment variables.
+    #[track_caller]
+    pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_in_with(tempfile::tempdir().expect("a directory"), args, env)
+    }
+
+    #[track_caller]
+    fn start_in_with(dir: TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut running = Running::start(
             anyhop(dir.path())
+                .envs(env.iter().copied())
                 .args(["up", "--json", "--listen", "127.0.0.1:0"])
                 .args(args),
         );

@@ -9,3 +9,4 @@ mod reaching;
 mod seeing;
 mod state;
 mod streams;
+mod websocket;

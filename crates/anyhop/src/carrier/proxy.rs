@@ -66,10 +66,9 @@ impl Proxies {
     /// that is not spoken, or no URL, come back as the second part.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> (Self, Vec<BadProxy>) {
         let value = |name: &str| {
-            let found = [name.to_owned(), name.to_ascii_uppercase()]
+            [name.to_owned(), name.to_ascii_uppercase()]
                 .into_iter()
-                .find_map(|name| Some((get(&name)?, name)));
-            found.filter(|(value, _)| !value.is_empty())
+                .find_map(|name| Some((get(&name).filter(|v| !v.is_empty())?, name)))
         };
         let mut bad = Vec::new();
         let mut proxy = |name: &str| {
