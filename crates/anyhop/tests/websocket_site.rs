@@ -237,7 +237,7 @@ async fn what_is_no_anyhop_is_told_as_what_it_is() {
         .await;
     // TLS towards a plain one, a port where nobody listens, an ordinary web server.
     let web = visitor(&world).await;
-    serve_web(web.host());
+    serve_web(&*web.host());
     for (ip, port, tls, why) in [
         (world.relay_host.ip(), WS, true, "TLS with 203.0.113.1:8080"),
         (
@@ -273,7 +273,7 @@ async fn what_is_no_anyhop_is_told_as_what_it_is() {
     assert_eq!(actual, world.relay.peer_id());
 }
 
-fn serve_web(host: Arc<dyn Host>) {
+fn serve_web(host: &dyn Host) {
     let listener = host.listen_tcp(([0, 0, 0, 0], 80).into()).unwrap();
     tokio::spawn(async move {
         loop {
