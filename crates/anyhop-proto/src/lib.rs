@@ -9,6 +9,7 @@
 //! | [`circuit`] | who may open a circuit here, which label a datagram swaps to |
 //! | [`route`] | over which relays a peer may be reached, and how such a way is searched |
 //! | [`path`] | which paths a session keeps, uses, probes and gives up |
+//! | [`nat`] | what the NATs in front of a node are like |
 //! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
 //! | [`websocket`] | frames that carry datagrams over a WebSocket |
 //! | [`session`] | which of two simultaneous connections is the session |
@@ -21,6 +22,7 @@ pub mod control;
 pub mod datagram;
 mod frame;
 pub mod message;
+pub mod nat;
 pub mod path;
 pub mod probe;
 pub mod route;

@@ -30,10 +30,19 @@
 //! network, and most are as alive when it is back.
 
 mod agent;
+pub mod ladder;
+mod offer;
 mod punch;
 
 pub use agent::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample};
-pub use punch::{PUNCH_BUDGET, PunchAction, Puncher};
+pub use ladder::{Ladder, PingBudget, Step, Technique};
+pub use offer::{
+    Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,
+};
+pub use punch::{
+    AFTER_OPENERS, BEFORE_GUESSES, BIRTHDAY_BUDGET, Local, PREDICTION_BUDGET, PUNCH_BUDGET,
+    PunchAction, PunchPlan, Puncher, birthday_ports,
+};
 
 use std::time::Duration;
 
