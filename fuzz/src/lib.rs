@@ -46,6 +46,7 @@ targets! {
     multiaddr_binary: binary_addresses,
     varint: varints,
     control_frames: control_contents,
+    punch_offer: punch_offers,
     circuit_frames: circuit_contents,
     route_frames: route_contents,
     message_header: message_headers,

@@ -8,9 +8,11 @@ use anyhop_base::{
 };
 use anyhop_proto::{
     circuit::{Answer as CircuitAnswer, Open, Refusal, RefusalReason},
-    control::{Answer, Attached, Candidates, Hello, Query},
+    control::{Answer, Attached, Hello, Query},
     datagram::Label,
     message::Header,
+    nat::{Allocation, Family, Filtering, Mapping, Profile, Profiles},
+    path::{Candidate, CandidateKind, Offer, Prediction, Technique},
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
     route::{Find, FindAnswer, Found, LinkReport, Measured, Nothing, Trace, TraceAnswer},
     take_frame,
@@ -110,13 +112,9 @@ pub(crate) fn varints() -> Vec<Vec<u8>> {
 
 pub(crate) fn control_contents() -> Vec<Vec<u8>> {
     let record = signed_records().remove(1);
-    let candidates = Candidates {
-        addresses: vec![socket(V4), socket(V6)],
-    };
     let frames = [
         Query { peer: peer(3) }.encode(),
         Attached { relays: true }.encode(),
-        candidates.encode(),
         Answer {
             record: record.clone(),
             linked: true,
@@ -125,6 +123,52 @@ pub(crate) fn control_contents() -> Vec<Vec<u8>> {
         Hello { record }.encode(),
     ];
     frames.iter().map(|frame| content(frame)).collect()
+}
+
+pub(crate) fn punch_offers() -> Vec<Vec<u8>> {
+    let candidate = |text: &str, kind| Candidate {
+        addr: socket(text),
+        kind,
+    };
+    let hard = Profile {
+        mapping: Some(Mapping::AddressAndPortDependent),
+        filtering: Some(Filtering::AddressAndPortDependent),
+        allocation: Some(Allocation::Sequential { step: -3 }),
+        layers: Some(2),
+        ..Profile::default()
+    };
+    let proposal = Offer {
+        technique: Technique::Prediction,
+        family: Family::V4,
+        consent: true,
+        reason: String::new(),
+        candidates: vec![
+            candidate(V4, CandidateKind::Observed),
+            candidate(V6, CandidateKind::Interface),
+        ],
+        profiles: Profiles {
+            v4: hard,
+            v6: Profile::default(),
+        },
+        prediction: Some(Prediction {
+            ip: socket(V4).ip(),
+            first: 5000,
+            step: -3,
+            count: 16,
+        }),
+    };
+    let refusal = Offer {
+        technique: Technique::Birthday,
+        consent: false,
+        reason: "not now".to_owned(),
+        candidates: Vec::new(),
+        prediction: None,
+        ..proposal.clone()
+    };
+    [proposal, refusal]
+        .iter()
+        .map(|offer| content(&offer.encode()))
+        .collect()
 }
 
 pub(crate) fn circuit_contents() -> Vec<Vec<u8>> {
@@ -204,7 +248,10 @@ pub(crate) fn message_headers() -> Vec<Vec<u8>> {
 
 pub(crate) fn udp_payloads() -> Vec<Vec<u8>> {
     let peer_keys = ProbeKeys::new(&[7; PROBE_SECRET_LEN], false);
-    let ping = peer_keys.seal(Probe::Ping { nonce: 1 });
+    let ping = peer_keys.seal(Probe::Ping {
+        nonce: 1,
+        nominate: false,
+    });
     let pong = peer_keys.seal(Probe::Pong {
         nonce: 2,
         observed: socket(V6),

@@ -10,9 +10,10 @@ use anyhop_base::{
 use anyhop_proto::{
     FrameError,
     circuit::{Answer as CircuitAnswer, Open},
-    control::{Answer, Attached, Candidates, Hello, MAX_CANDIDATES, MAX_CONTROL_FRAME, Query},
+    control::{Answer, Attached, Hello, MAX_CONTROL_FRAME, Query},
     datagram::{Kind, Label, classify},
     message::Header,
+    path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
     route::{Find, FindAnswer, Trace, TraceAnswer},
     take_frame,
@@ -121,17 +122,27 @@ pub fn varint(data: &[u8]) -> bool {
 
 /// The content of the frames between neighbours. What is read survives another trip.
 pub fn control_frames(data: &[u8]) -> bool {
-    let candidates = Candidates::decode(data);
-    if let Ok(Candidates { addresses }) = &candidates {
-        assert!(addresses.len() <= MAX_CANDIDATES);
-        assert!(addresses.iter().all(|a| a.port() != 0));
-    }
     // Each is tried, whether or not another kind has fitted already.
     round_trip(Hello::decode(data), Hello::encode, Hello::decode)
         | round_trip(Query::decode(data), Query::encode, Query::decode)
         | round_trip(Answer::decode(data), Answer::encode, Answer::decode)
         | round_trip(Attached::decode(data), Attached::encode, Attached::decode)
-        | round_trip(candidates, Candidates::encode, Candidates::decode)
+}
+
+/// The content of what both ends of a punch tell each other.
+pub fn punch_offer(data: &[u8]) -> bool {
+    let offer = Offer::decode(data);
+    if let Ok(offer) = &offer {
+        assert!(offer.candidates.len() <= MAX_CANDIDATES);
+        assert!(offer.candidates.iter().all(|c| c.addr.port() != 0));
+        let predicted = offer.prediction.iter().flat_map(Prediction::addresses);
+        let mut predicted: Vec<_> = predicted.collect();
+        assert!(predicted.len() <= usize::from(MAX_PREDICTED));
+        predicted.sort_unstable();
+        predicted.dedup();
+        assert!(predicted.iter().all(|a| a.port() != 0));
+    }
+    round_trip(offer, Offer::encode, Offer::decode)
 }
 
 /// The content of a circuit stream's frames.

@@ -7,9 +7,6 @@
 //! | `record/1` (unidirectional) | [`Hello`] | none; the sender's record changed |
 //! | `lookup/1` | [`Query`] | [`Answer`] |
 //! | `attach/1` | nothing | [`Attached`]; the open stream is the attachment |
-//! | `punch/1` | [`Candidates`] | [`Candidates`] |
-
-use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhop_base::PeerId;
 
@@ -17,8 +14,6 @@ use crate::frame::{FrameError, decode, encode_frame, peer_id};
 
 /// Largest control frame, bytes.
 pub const MAX_CONTROL_FRAME: usize = 8 * 1024;
-/// Candidate addresses taken from one frame; more are ignored.
-pub const MAX_CANDIDATES: usize = 16;
 
 mod wire {
     #[derive(Clone, PartialEq, prost::Message)]
@@ -42,18 +37,6 @@ mod wire {
     pub(super) struct Attached {
         #[prost(bool, tag = "1")]
         pub(super) relays: bool,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Candidates {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) addresses: Vec<Address>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Address {
-        #[prost(bytes = "vec", tag = "1")]
-        pub(super) ip: Vec<u8>,
-        #[prost(uint32, tag = "2")]
-        pub(super) port: u32,
     }
 }
 
@@ -166,96 +149,12 @@ impl Attached {
     }
 }
 
-/// Where the sender may be reached directly, best first. Sending it is the sender's
-/// consent to be probed there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidates {
-    /// At most [`MAX_CANDIDATES`], never port 0 nor the unspecified address.
-    pub addresses: Vec<SocketAddr>,
-}
-
-impl Candidates {
-    /// Its frame.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let addresses = self.addresses.iter().take(MAX_CANDIDATES);
-        encode_frame(&wire::Candidates {
-            addresses: addresses.map(put_address).collect(),
-        })
-    }
-
-    /// Reads a frame's content; addresses nobody can be probed at are left out.
-    ///
-    /// # Errors
-    /// When it is no such message.
-    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
-        let wire::Candidates { addresses } = decode(content)?;
-        let addresses = addresses.iter().take(MAX_CANDIDATES);
-        Ok(Self {
-            addresses: addresses.filter_map(get_address).collect(),
-        })
-    }
-}
-
-fn put_address(addr: &SocketAddr) -> wire::Address {
-    let ip = match addr {
-        SocketAddr::V4(a) => a.ip().octets().to_vec(),
-        SocketAddr::V6(a) => a.ip().octets().to_vec(),
-    };
-    wire::Address {
-        ip,
-        port: u32::from(addr.port()),
-    }
-}
-
-fn get_address(addr: &wire::Address) -> Option<SocketAddr> {
-    let ip = match addr.ip.len() {
-        4 => <[u8; 4]>::try_from(&addr.ip[..]).ok()?.into(),
-        16 => Ipv6Addr::from(<[u8; 16]>::try_from(&addr.ip[..]).ok()?).to_canonical(),
-        _ => return None,
-    };
-    let port = u16::try_from(addr.port).ok()?;
-    (port != 0 && !ip.is_unspecified() && !ip.is_multicast()).then(|| SocketAddr::new(ip, port))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::take_frame;
-
-    #[test]
-    fn candidates_have_these_bytes() {
-        let frame = Candidates {
-            addresses: vec!["192.0.2.1:4001".parse().unwrap()],
-        }
-        .encode();
-        assert_eq!(
-            frame,
-            [11, 0x0a, 9, 0x0a, 4, 192, 0, 2, 1, 0x10, 0xa1, 0x1f]
-        );
-    }
-
-    #[test]
-    fn candidates_nobody_can_be_probed_at_are_left_out() {
-        let frame = Candidates {
-            addresses: vec![
-                "0.0.0.0:1".parse().unwrap(),
-                "192.0.2.1:0".parse().unwrap(),
-                "[::ffff:192.0.2.9]:5".parse().unwrap(),
-                "224.0.0.251:5353".parse().unwrap(),
-            ],
-        }
-        .encode();
-        let content = take_frame(&mut &frame[..], MAX_CONTROL_FRAME)
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            Candidates::decode(content).unwrap().addresses,
-            ["192.0.2.9:5".parse().unwrap()]
-        );
-    }
 
     proptest! {
         #[test]
@@ -273,7 +172,6 @@ mod tests {
             let _ = Hello::decode(&bytes);
             let _ = Query::decode(&bytes);
             let _ = Answer::decode(&bytes);
-            let _ = Candidates::decode(&bytes);
             let _ = take_frame(&mut &bytes[..], 64);
         }
     }

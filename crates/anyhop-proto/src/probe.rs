@@ -31,6 +31,7 @@ pub const PROBE_EXPORTER_LABEL: &[u8] = b"EXPORTER-anyhop-probe-1";
 const MAC_AT: usize = 48;
 const PING: u8 = 0;
 const PONG: u8 = 1;
+const NOMINATING_PING: u8 = 2;
 
 /// Finds a probe's session: derived from its keys, the same on both sides.
 pub type Token = [u8; 8];
@@ -42,6 +43,9 @@ pub enum Probe {
     Ping {
         /// Returned in the answer.
         nonce: u64,
+        /// Whether a path will run between the sockets of this ping: the other side
+        /// keeps the one it came in on.
+        nominate: bool,
     },
     /// The answer.
     Pong {
@@ -93,8 +97,8 @@ impl ProbeKeys {
         out[0] = datagram::PROBE;
         out[2..10].copy_from_slice(&self.token);
         let nonce = match probe {
-            Probe::Ping { nonce } => {
-                out[1] = PING;
+            Probe::Ping { nonce, nominate } => {
+                out[1] = if nominate { NOMINATING_PING } else { PING };
                 nonce
             }
             Probe::Pong { nonce, observed } => {
@@ -124,7 +128,10 @@ impl ProbeKeys {
         .ok()?;
         let nonce = u64::from_be_bytes(packet[10..18].try_into().ok()?);
         match packet[1] {
-            PING => Some(Probe::Ping { nonce }),
+            PING | NOMINATING_PING => Some(Probe::Ping {
+                nonce,
+                nominate: packet[1] == NOMINATING_PING,
+            }),
             PONG => Some(Probe::Pong {
                 nonce,
                 observed: get_address(&packet[18..36])?,
@@ -175,7 +182,8 @@ mod tests {
     #[test]
     fn each_side_opens_what_the_other_sealed_and_not_its_own() {
         let (client, server) = keys();
-        let ping = Probe::Ping { nonce: 7 };
+        let [ping, nominating] = [false, true].map(|nominate| Probe::Ping { nonce: 7, nominate });
+        assert_eq!(server.open(&client.seal(nominating)), Some(nominating));
         let packet = client.seal(ping);
         assert_eq!(server.open(&packet), Some(ping));
         assert_eq!(client.open(&packet), None, "a reflected probe is refused");
@@ -201,7 +209,10 @@ mod tests {
         #[test]
         fn a_flipped_bit_anywhere_is_refused(bit in 0..PROBE_LEN * 8, nonce: u64) {
             let (client, server) = keys();
-            let mut packet = client.seal(Probe::Ping { nonce });
+            let mut packet = client.seal(Probe::Ping {
+                nonce,
+                nominate: false,
+            });
             packet[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(server.open(&packet), None);
         }

@@ -168,6 +168,8 @@ pub fn plan(families: &[Family], a: &Profiles, b: &Profiles) -> Vec<Step> {
 #[derive(Debug, Default)]
 pub struct Ladder {
     peer: Profiles,
+    /// Families that the peer has addresses of; `None` before it told.
+    peer_families: Option<Vec<Family>>,
     /// Settled in this round: tried, skipped or refused.
     settled: Vec<Choice>,
     /// When each may be tried again.
@@ -186,14 +188,15 @@ impl Ladder {
         self.cool_until.clear();
     }
 
-    /// What the peer says of its NATs.
-    pub fn handle_peer(&mut self, profiles: Profiles) {
+    /// What the peer says of its NATs and its addresses.
+    pub fn handle_peer(&mut self, profiles: Profiles, families: Vec<Family>) {
         self.peer = profiles;
+        self.peer_families = Some(families);
     }
 
     /// What to do next; `None` when the round is over.
     pub fn next(&mut self, now: Instant, own: &Profiles, families: &[Family]) -> Option<Step> {
-        for step in plan(families, own, &self.peer) {
+        for step in plan(&self.common(families), own, &self.peer) {
             let (Step::Try(choice) | Step::Skip(choice, _)) = step;
             if self.settled.contains(&choice) {
                 continue;
@@ -208,10 +211,18 @@ impl Ladder {
         None
     }
 
+    fn common(&self, own: &[Family]) -> Vec<Family> {
+        let both = own.iter().filter(|f| {
+            let peer = self.peer_families.as_ref();
+            peer.is_none_or(|p| p.contains(f))
+        });
+        both.copied().collect()
+    }
+
     /// What the next round will begin with.
     #[must_use]
     pub fn first(&self, own: &Profiles, families: &[Family]) -> Option<Technique> {
-        let plan = plan(families, own, &self.peer);
+        let plan = plan(&self.common(families), own, &self.peer);
         plan.into_iter().find_map(|step| match step {
             Step::Try((technique, _)) => Some(technique),
             Step::Skip(..) => None,
@@ -239,6 +250,11 @@ impl PingBudget {
             tokens: Self::CAPACITY,
             refilled: now,
         }
+    }
+
+    /// Gives back what was taken and not used.
+    pub fn give_back(&mut self, n: u32) {
+        self.tokens = self.tokens.saturating_add(n).min(Self::CAPACITY);
     }
 
     /// Takes `n` pings; false, and nothing taken, when so many are not left.

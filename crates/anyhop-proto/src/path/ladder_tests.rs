@@ -130,7 +130,7 @@ fn what_the_peer_tells_changes_the_plan_within_the_round() {
         ladder.next(now, &own, V4),
         Some(Step::Try((Technique::Punch, Family::V4)))
     );
-    ladder.handle_peer(own);
+    ladder.handle_peer(own, vec![Family::V4]);
     assert!(matches!(
         ladder.next(now, &own, V4),
         Some(Step::Skip((Technique::Birthday, _), _))

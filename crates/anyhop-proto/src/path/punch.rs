@@ -127,6 +127,13 @@ impl PunchPlan {
         }
     }
 
+    /// Pings that this side will send, answers to the peer's left out.
+    #[must_use]
+    pub fn expected(&self) -> u32 {
+        let pings = u32::try_from(self.pings().len()).unwrap_or(u32::MAX);
+        pings.saturating_mul(self.pace().2).min(self.budget())
+    }
+
     /// What is pinged in one pass, in order.
     fn pings(&self) -> Vec<(Local, SocketAddr)> {
         let targets = self.targets.iter();

@@ -1,6 +1,7 @@
 //! The QUIC engine: the only place that names noq, so that another engine remains a way
 //! out.
 
+mod aux;
 mod mux;
 mod tls;
 
@@ -18,6 +19,7 @@ use noq::{
 };
 use rand::RngExt;
 
+pub(crate) use aux::{AuxSet, Pin};
 pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 pub(crate) use noq::{
     Connection, ConnectionError, Incoming, Path, PathError, PathEvent, PathEvents, PathId,

@@ -32,6 +32,7 @@ use anyhop_proto::{
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::{sync::mpsc, time::Instant};
 
+use super::aux::Pins;
 use crate::{
     DropCount,
     carrier::{Batch, Carrier, Carriers},
@@ -53,6 +54,8 @@ pub(crate) struct ProbePacket {
     /// Where from, as the engine names it: a circuit's address for circuits.
     pub(crate) from: SocketAddr,
     pub(crate) bytes: [u8; PROBE_LEN],
+    /// The auxiliary socket it came in on; `None` for the sockets that paths use.
+    pub(crate) via: Option<Arc<dyn DatagramSocket>>,
 }
 
 /// Why datagrams were dropped, counted.
@@ -109,6 +112,8 @@ pub(crate) struct Fabric {
     pub(crate) switch: RwLock<Switch>,
     pub(crate) carriers: Arc<Carriers>,
     probes: RwLock<HashMap<Token, mpsc::Sender<Box<ProbePacket>>>>,
+    /// Remote addresses with a socket of their own.
+    pub(super) pins: Pins,
     drops: Drops,
     epoch: Instant,
 }
@@ -134,6 +139,7 @@ impl Fabric {
             switch: RwLock::new(Switch::new(seed)),
             carriers: Arc::default(),
             probes: RwLock::default(),
+            pins: Pins::default(),
             drops: Drops::default(),
             epoch: Instant::now(),
         })
@@ -150,7 +156,7 @@ impl Fabric {
 
     /// Whether this node has a socket for the address's family.
     pub(crate) fn can_reach(&self, addr: &SocketAddr) -> bool {
-        self.socket_for(addr).is_some() && !is_virtual(addr)
+        self.main_socket(addr).is_some() && !is_virtual(addr)
     }
 
     pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
@@ -203,7 +209,38 @@ impl Fabric {
             .egress(circuit)
     }
 
-    fn socket_for(&self, addr: &SocketAddr) -> Option<&Arc<dyn DatagramSocket>> {
+    /// Sends one datagram from one socket, to be dropped after `ttl` hops if that is
+    /// given. It may be lost like any datagram.
+    pub(crate) fn send_from(
+        &self,
+        socket: &Arc<dyn DatagramSocket>,
+        to: SocketAddr,
+        bytes: &[u8],
+        ttl: Option<u8>,
+    ) {
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: bytes,
+            segment_size: None,
+            src_ip: None,
+        };
+        let sent = match ttl {
+            None => socket.try_send(&transmit),
+            Some(ttl) => socket.try_send_ttl(&transmit, ttl),
+        };
+        if sent.is_err() {
+            count(&self.drops.send_failed, 1);
+        }
+    }
+
+    /// The socket that datagrams to an address leave through.
+    pub(crate) fn socket_for(&self, addr: &SocketAddr) -> Option<Arc<dyn DatagramSocket>> {
+        let pinned = self.pins.socket(addr);
+        pinned.or_else(|| self.main_socket(addr).map(Arc::clone))
+    }
+
+    fn main_socket(&self, addr: &SocketAddr) -> Option<&Arc<dyn DatagramSocket>> {
         match addr {
             SocketAddr::V4(_) => self.v4.as_ref(),
             SocketAddr::V6(_) => self.v6.as_ref(),
@@ -214,7 +251,10 @@ impl Fabric {
     fn outlet(&self, addr: &SocketAddr) -> Option<Outlet<'_>> {
         match CarrierId::from_address(addr) {
             Some(carrier) => self.carriers.get(carrier).map(Outlet::WebSocket),
-            None => self.socket_for(addr).map(Outlet::Udp),
+            None => match self.pins.socket(addr) {
+                Some(pinned) => Some(Outlet::Pinned(pinned)),
+                None => self.main_socket(addr).map(Outlet::Udp),
+            },
         }
     }
 
@@ -255,7 +295,11 @@ impl Fabric {
             let mut bytes = [0; PROBE_LEN];
             bytes.copy_from_slice(packet);
             sender
-                .try_send(Box::new(ProbePacket { from, bytes }))
+                .try_send(Box::new(ProbePacket {
+                    from,
+                    bytes,
+                    via: None,
+                }))
                 .is_ok()
         });
         if !delivered {
@@ -271,6 +315,7 @@ impl Fabric {
 /// What datagrams leave by.
 enum Outlet<'a> {
     Udp(&'a Arc<dyn DatagramSocket>),
+    Pinned(Arc<dyn DatagramSocket>),
     WebSocket(Arc<Carrier>),
 }
 
@@ -278,6 +323,7 @@ impl Outlet<'_> {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match self {
             Self::Udp(socket) => socket.try_send(transmit),
+            Self::Pinned(socket) => socket.try_send(transmit),
             Self::WebSocket(carrier) => carrier.try_send(transmit.contents, transmit.segment_size),
         }
     }
@@ -285,6 +331,7 @@ impl Outlet<'_> {
     fn writable(self) -> Writable {
         match self {
             Self::Udp(socket) => Arc::clone(socket).writable(),
+            Self::Pinned(socket) => socket.writable(),
             Self::WebSocket(carrier) => Box::pin(carrier.writable()),
         }
     }
@@ -292,6 +339,7 @@ impl Outlet<'_> {
     fn max_transmit_segments(&self) -> NonZeroUsize {
         match self {
             Self::Udp(socket) => socket.max_transmit_segments(),
+            Self::Pinned(socket) => socket.max_transmit_segments(),
             Self::WebSocket(_) => WEBSOCKET_SEGMENTS,
         }
     }
@@ -331,6 +379,9 @@ pub(crate) struct MuxSocket {
     websockets: Option<mpsc::Receiver<Batch>>,
     /// What did not fit the buffers of the last poll.
     rest: Option<Batch>,
+    /// The pinned sockets as of a version of them.
+    pinned: Vec<Arc<dyn DatagramSocket>>,
+    pinned_version: u64,
     /// Which source is polled first: they take turns.
     turn: usize,
 }
@@ -349,6 +400,8 @@ impl MuxSocket {
             fabric,
             pending: VecDeque::new(),
             rest: None,
+            pinned: Vec::new(),
+            pinned_version: 0,
             turn: 0,
         }
     }
@@ -373,18 +426,27 @@ impl MuxSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<(usize, Source)>> {
-        self.turn = (self.turn + 1) % 3;
-        for source in 0..3 {
-            let socket = match (self.turn + source) % 3 {
-                0 => &self.fabric.v4,
-                1 => &self.fabric.v6,
-                _ => {
+        // Before the version is read, so that no change goes unnoticed.
+        self.fabric.pins.set_waker(cx.waker());
+        let version = self.fabric.pins.version();
+        if version != self.pinned_version {
+            self.pinned = self.fabric.pins.readable();
+            self.pinned_version = version;
+        }
+        let sources = 3 + self.pinned.len();
+        self.turn = (self.turn + 1) % sources;
+        for source in 0..sources {
+            let socket = match (self.turn + source) % sources {
+                0 => self.fabric.v4.as_ref(),
+                1 => self.fabric.v6.as_ref(),
+                2 => {
                     let n = self.poll_websockets(cx, bufs, meta);
                     if n > 0 {
                         return Poll::Ready(Ok((n, Source::WebSockets)));
                     }
                     continue;
                 }
+                pinned => self.pinned.get(pinned - 3),
             };
             let Some(socket) = socket else { continue };
             if let Poll::Ready(result) = socket.poll_recv(cx, bufs, meta) {

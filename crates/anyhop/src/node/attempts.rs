@@ -194,15 +194,21 @@ impl AttemptLog {
         id
     }
 
-    fn end(&self, peer: PeerId, id: u64, result: Result<(), &str>, remote: Option<String>) {
+    fn end(
+        &self,
+        peer: PeerId,
+        id: u64,
+        result: Result<(), &str>,
+        found: Option<(String, Technique)>,
+    ) {
         let mut state = self.lock();
         let entries = state.peers.get_mut(&peer).map(|p| &mut p.entries);
         let entry = entries.and_then(|e| e.iter_mut().find(|e| e.id == id));
         // A peer or an attempt that was forgotten meanwhile needs no end.
         let Some(entry) = entry else { return };
         entry.took = Some(entry.started.elapsed());
-        if let Some(remote) = remote {
-            entry.remote = remote;
+        if let Some(found) = found {
+            (entry.remote, entry.technique) = found;
         }
         (entry.outcome, entry.reason) = match result {
             Ok(()) => (AttemptOutcome::Connected, String::new()),
@@ -251,11 +257,11 @@ impl Attempting {
         self.log.end(self.peer, self.id, result, None);
     }
 
-    /// Notes that it led to this address.
-    pub(crate) fn connected(mut self, remote: SocketAddr) {
+    /// Notes that it led to this address, which may be better told as another technique.
+    pub(crate) fn connected(mut self, remote: SocketAddr, technique: Technique) {
         self.ended = true;
-        let remote = Some(remote.to_string());
-        self.log.end(self.peer, self.id, Ok(()), remote);
+        let found = Some((remote.to_string(), technique));
+        self.log.end(self.peer, self.id, Ok(()), found);
     }
 }
 
@@ -312,11 +318,11 @@ mod tests {
             (5, AttemptOutcome::Running)
         );
         assert_eq!(told[2].outcome, AttemptOutcome::Failed);
-        punch.connected("192.0.2.9:9".parse().expect("an address"));
+        punch.connected("192.0.2.9:9".parse().expect("an address"), Technique::Lan);
         let told = log.of(peer);
         assert_eq!(
-            (&*told[1].remote, told[1].outcome, &*told[1].reason),
-            ("192.0.2.9:9", AttemptOutcome::Connected, "")
+            (&*told[1].remote, told[1].technique, told[1].outcome),
+            ("192.0.2.9:9", Technique::Lan, AttemptOutcome::Connected)
         );
     }
 

@@ -12,6 +12,7 @@ mod explain;
 mod find;
 mod inbox;
 mod monitor;
+mod nat;
 pub(crate) mod punch;
 mod records;
 mod registry;
@@ -66,7 +67,7 @@ pub(crate) mod protocols {
     pub(crate) const FIND: &str = "find/1";
     pub(crate) const TRACE: &str = "trace/1";
     pub(crate) const ATTACH: &str = "attach/1";
-    pub(crate) const PUNCH: &str = "punch/1";
+    pub(crate) const PUNCH: &str = "punch/2";
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
     pub(crate) const PING: &str = "ping/1";
@@ -175,6 +176,7 @@ pub(crate) struct Inner {
     pub(crate) relay: Mutex<RelayBook>,
     pub(crate) circuits: Circuits,
     pub(crate) attempts: Arc<AttemptLog>,
+    pub(crate) nat: nat::Nat,
     keypair: Keypair,
     network_id: NetworkId,
     host: Arc<dyn Host>,

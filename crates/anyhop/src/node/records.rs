@@ -269,6 +269,13 @@ impl Inner {
         }
     }
 
+    /// What a peer's record says of its reachability.
+    pub(super) fn told_reachability(&self, peer: PeerId) -> Option<Reachability> {
+        let book = self.book();
+        let record = book.records.get(&peer)?;
+        Some(record.record().reachability)
+    }
+
     /// Our record as it would be now.
     fn make_record(&self) -> Record {
         let reachability = self.reachability();

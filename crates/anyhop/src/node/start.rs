@@ -55,6 +55,7 @@ pub(super) fn start(
         relay: Mutex::new(RelayBook::new(me, relay)),
         circuits: crate::circuit::Circuits::default(),
         attempts: Arc::default(),
+        nat: super::nat::Nat::new(),
         keypair,
         network_id,
         network: watch::Sender::new(Network::FIRST),

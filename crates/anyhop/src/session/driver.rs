@@ -3,6 +3,8 @@
 //! One driver per connection owns everything that changes: its paths, its circuits, its
 //! probes. It ends with the connection.
 
+mod climb;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
@@ -14,7 +16,10 @@ use anyhop_proto::{
     carrier::CarrierId,
     circuit::CircuitId,
     is_virtual,
-    path::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample},
+    path::{
+        Action, CloseReason, Ladder, Offer, PathAgent, PathKey, Role, Route, Sample,
+        Technique as Rung,
+    },
     probe::Probe,
 };
 use futures_util::StreamExt;
@@ -25,16 +30,17 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::climb::Attempt;
 use super::{
     Command, Conn, PathTable,
     probing::{Found, Probing},
 };
 use crate::{
-    Carrier, Event, PathInfo, PathKind, Technique,
+    Carrier, Event, PathInfo, PathKind,
     carrier::CarrierUse,
     circuit::LocalCircuit,
-    engine::{Path, PathEvent, PathEvents, PathId, PathStatus, canonical, close},
-    node::{Apart, Attempting, Inner, Network, punch, trace::Over},
+    engine::{Path, PathEvent, PathEvents, PathId, PathStatus, Pin, canonical, close},
+    node::{Apart, Inner, Network, punch::Agreed, trace::Over},
 };
 
 /// An unused, superseded connection lives this long, for streams on their way.
@@ -62,10 +68,12 @@ const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
 /// What a background job of the driver brought.
 #[derive(Debug)]
 enum Job {
-    /// The peer's candidates, or why there are none.
-    Candidates(Result<Vec<SocketAddr>, String>),
+    /// What the peer told of itself, and an agreement on an attempt or why there is none.
+    Agreed(Option<Box<Offer>>, Result<Box<Agreed>, String>),
     /// A direct path was opened, or not.
     DirectPath(Result<SocketAddr, String>),
+    /// A path to where the peer was found without an attempt was opened, or not.
+    FoundPath(Result<(), String>),
     /// A circuit and its path were opened, or not.
     CircuitPath(Wanted, Result<LocalCircuit, String>),
     /// A WebSocket of ours became a path, or not.
@@ -115,10 +123,16 @@ pub(crate) struct Driver {
     next_tick: Instant,
     /// Since when nothing has used the connection, and the count of uses then.
     unused: (Instant, u64),
-    /// The peer's candidates of the punch we asked for are being pinged.
+    /// Chooses the techniques towards a direct path, on the client's side.
+    ladder: Ladder,
+    /// A round of the ladder runs.
     punching: bool,
-    /// The same in the log of attempts.
-    attempt: Option<Attempting>,
+    /// The technique proposed to the peer last.
+    proposed: Rung,
+    /// The attempt that runs.
+    attempt: Option<Attempt>,
+    /// Sockets that paths of this connection have for themselves, and since when.
+    pins: Vec<(Pin, Instant)>,
     /// Counters are still read often, this many times.
     quick_ticks: u32,
     /// The link's addresses as the label table has them.
@@ -166,8 +180,11 @@ impl Driver {
             jobs: JoinSet::new(),
             next_tick: Instant::now(),
             unused: (Instant::now(), 0),
+            ladder: Ladder::default(),
             punching: false,
+            proposed: Rung::Punch,
             attempt: None,
+            pins: Vec::new(),
             quick_ticks: 0,
             published_link: Vec::new(),
         };
@@ -195,7 +212,7 @@ impl Driver {
                 biased;
                 reason = &mut closed => break reason,
                 Some(packet) = self.probing.recv() => {
-                    let found = self.probing.handle(&packet);
+                    let found = self.probing.handle(now(), &packet);
                     self.handle_found(found);
                 }
                 Some(event) = self.events.next() => self.handle_event(event.ok()),
@@ -244,10 +261,8 @@ impl Driver {
                 Found::SeenAt(addr) => self.seen_at(addr),
                 Found::PingedFrom(addr) => self.pinged_from(addr),
                 Found::AnswersAt(addr) => self.answers_at(addr),
-                Found::Reached(addr) if self.conn.role == Role::Client => self.open_direct(addr),
-                // The client opens the path.
-                Found::Reached(addr) => self.punch_done(&Ok(addr)),
-                Found::PunchFailed => self.punch_done(&Err("no answer".to_owned())),
+                Found::Reached(addr, pin) => self.reached(addr, pin),
+                Found::PunchFailed(reason) => self.attempt_failed(reason),
             }
         }
     }
@@ -278,7 +293,9 @@ impl Driver {
 
     fn answers_at(&mut self, addr: SocketAddr) {
         if self.paths.values().all(|open| open.remote != addr) {
-            self.open_direct(addr);
+            let conn = Arc::clone(&self.conn);
+            self.jobs
+                .spawn(async move { Job::FoundPath(open_path(&conn, addr).await) });
         }
     }
 
@@ -291,6 +308,7 @@ impl Driver {
     /// now is; the engine does the same for itself.
     fn network_changed(&mut self) {
         let network = *self.network.borrow_and_update();
+        self.ladder.network_changed();
         self.agent.handle_network_changed(now(), network.online);
         self.look_often();
     }
@@ -319,43 +337,6 @@ impl Driver {
                 let _ = open.path.ping();
             }
         }
-    }
-
-    fn punch_done(&mut self, result: &Result<SocketAddr, String>) {
-        match (result, self.attempt.take()) {
-            (Ok(addr), Some(attempt)) => attempt.connected(*addr),
-            (Err(_), Some(attempt)) => attempt.end(result),
-            (_, None) => {}
-        }
-        if std::mem::take(&mut self.punching) {
-            self.agent.handle_punch_done(now(), result.is_ok());
-        }
-    }
-
-    /// Notes a punch towards these addresses, for those who ask what was tried.
-    fn punch_begins(&mut self, remotes: &[SocketAddr]) {
-        let (log, peer) = (&self.node.attempts, self.conn.peer);
-        let Some(first) = remotes.first() else {
-            let reason = "the peer has no address that can be probed from here";
-            log.skip(peer, Technique::Punch, "none".to_owned(), reason);
-            return;
-        };
-        let local = self.node.local_towards(first);
-        let remotes: Vec<_> = remotes.iter().map(ToString::to_string).collect();
-        let attempt = log.begin(peer, Technique::Punch, local, remotes.join(", "));
-        self.attempt = Some(attempt);
-    }
-
-    /// Tells what will be tried without being asked.
-    fn publish_plan(&self) {
-        let plan = [
-            (Technique::Punch, self.agent.next_punch()),
-            (Technique::Circuit, self.agent.next_circuit()),
-        ];
-        let planned = plan
-            .into_iter()
-            .filter_map(|(technique, at)| Some((technique, Instant::from_std(at?))));
-        self.node.attempts.plan(self.conn.peer, planned);
     }
 
     fn handle_event(&mut self, event: Option<PathEvent>) {
@@ -388,11 +369,9 @@ impl Driver {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Punch(candidates) => {
-                let candidates = self.reachable(&candidates);
-                self.punch_begins(&candidates);
-                let found = self.probing.punch(now(), self.half_rtt(), &candidates);
-                self.handle_found(found);
+            Command::Punch(agreed) => {
+                let half_rtt = self.half_rtt();
+                self.begin_attempt(*agreed, half_rtt);
             }
             Command::Probe => self.speak_up(),
             Command::Echo(over, waiting) => self.echo(over, waiting),
@@ -406,17 +385,13 @@ impl Driver {
     fn handle_job(&mut self, job: Job) {
         tracing::trace!(peer = %self.conn.peer, ?job, "job done");
         match job {
-            Job::Candidates(Ok(candidates)) => {
-                let candidates = self.reachable(&candidates);
-                self.punch_begins(&candidates);
-                let found = self.probing.punch(now(), Duration::ZERO, &candidates);
-                self.handle_found(found);
+            Job::Agreed(peer, agreed) => self.agreed(peer.as_deref(), agreed),
+            Job::DirectPath(Ok(addr)) => self.attempt_succeeded(addr),
+            Job::DirectPath(Err(reason)) => self.attempt_failed(&reason),
+            Job::FoundPath(Ok(())) => {}
+            Job::FoundPath(Err(reason)) => {
+                tracing::debug!(peer = %self.conn.peer, reason, "no path to where it answered");
             }
-            Job::Candidates(Err(reason)) | Job::DirectPath(Err(reason)) => {
-                tracing::debug!(peer = %self.conn.peer, reason, "no direct path");
-                self.punch_done(&Err(reason));
-            }
-            Job::DirectPath(Ok(addr)) => self.punch_done(&Ok(addr)),
             Job::CircuitPath(wanted, Ok(circuit)) => {
                 self.circuits.insert(circuit.id, circuit);
                 self.circuit_done(wanted, true);
@@ -455,11 +430,6 @@ impl Driver {
         open.map_or(Duration::ZERO, |o| (o.rtt / 2).min(MAX_PUNCH_DELAY))
     }
 
-    fn reachable(&self, candidates: &[SocketAddr]) -> Vec<SocketAddr> {
-        let candidates = candidates.iter().copied();
-        candidates.filter(|c| self.node.may_probe(c)).collect()
-    }
-
     /// Does what the agent decided.
     fn act(&mut self) {
         while let Some(action) = self.agent.poll_action() {
@@ -481,7 +451,7 @@ impl Driver {
                 }
                 Action::Select(_) => self.apply_selection(),
                 Action::Close(key, reason) => self.close_path(key, reason),
-                Action::Punch => self.start_punch(),
+                Action::Punch => self.start_round(),
                 Action::OpenCircuit => self.start_circuit(Wanted::AnyCircuit),
                 Action::OpenStandby => self.start_circuit(Wanted::Standby),
                 Action::OpenWebSocket => self.start_websocket(),
@@ -583,6 +553,7 @@ impl Driver {
         if let Some(circuit) = CircuitId::from_address(&open.remote) {
             self.circuits.remove(&circuit);
         }
+        self.pins.retain(|(pin, _)| pin.remote() != open.remote);
         self.agent.handle_closed(now(), key);
         self.publish();
         self.node.emit(Event::PathLost {
@@ -631,6 +602,7 @@ impl Driver {
         for id in gone {
             self.path_closed(id, "the engine closed it");
         }
+        self.prune_pins();
         self.agent.handle_samples(now(), &samples);
         self.publish();
         let tick = if self.quick_ticks > 0 {
@@ -658,21 +630,6 @@ impl Driver {
             self.conn
                 .close(close::IDLE, "nobody used it for the idle timeout");
         }
-    }
-
-    fn start_punch(&mut self) {
-        self.punching = true;
-        let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
-        self.jobs.spawn(async move {
-            let candidates = punch::exchange(&node, &conn).await;
-            Job::Candidates(candidates.map_err(|e| e.to_string()))
-        });
-    }
-
-    fn open_direct(&mut self, addr: SocketAddr) {
-        let conn = Arc::clone(&self.conn);
-        self.jobs
-            .spawn(async move { Job::DirectPath(open_path(&conn, addr).await.map(|()| addr)) });
     }
 
     fn start_circuit(&mut self, wanted: Wanted) {
@@ -772,10 +729,14 @@ impl Driver {
             .collect();
         paths.sort_by_key(|p| !p.selected);
         let stalled = self.agent.stalled();
-        self.conn.paths.send_replace(PathTable { paths, stalled });
+        let addresses = self.link_addresses();
+        self.conn.paths.send_replace(PathTable {
+            paths,
+            direct: addresses.clone(),
+            stalled,
+        });
         self.node.paths_changed(&self.conn);
         self.publish_plan();
-        let addresses = self.link_addresses();
         if addresses != self.published_link {
             self.node.set_link(self.conn.id, addresses.clone());
             self.published_link = addresses;
@@ -831,7 +792,10 @@ async fn invite(node: &Inner, conn: &Conn, held: &CarrierUse) -> Result<(), Stri
             return Ok(());
         }
         let nonce = rand::rng().random();
-        let ping = conn.keys.seal(Probe::Ping { nonce });
+        let ping = conn.keys.seal(Probe::Ping {
+            nonce,
+            nominate: false,
+        });
         node.fabric.send_datagram(held.address(), &ping);
         tokio::time::sleep(INVITATION_INTERVAL).await;
     }

@@ -5,6 +5,7 @@ mod probing;
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -27,7 +28,7 @@ pub(crate) use driver::Driver;
 use crate::{
     PathInfo, PathKind, SessionInfo, StreamError,
     engine::{self, Code, Connection, ConnectionError, close},
-    node::{Inner, trace::Over},
+    node::{Inner, punch, trace::Over},
     stream::{Purpose, RecvStream, SendStream, encode_protocol},
 };
 
@@ -37,8 +38,8 @@ const COMMAND_QUEUE: usize = 32;
 /// What other parts tell a session's driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The peer sent its candidates: ping them.
-    Punch(Vec<std::net::SocketAddr>),
+    /// This side agreed to an attempt at a direct path.
+    Punch(Box<punch::Agreed>),
     /// A circuit over this link is silent: let the peer hear from our current address.
     Probe,
     /// Send a probe, and tell when it is answered.
@@ -121,6 +122,8 @@ impl fmt::Debug for Use {
 pub(crate) struct PathTable {
     /// The selected path first.
     pub(crate) paths: Vec<PathInfo>,
+    /// Addresses of the paths that are no circuits, the one to send to first.
+    pub(crate) direct: Vec<SocketAddr>,
     /// Whether no path answers now.
     pub(crate) stalled: bool,
 }

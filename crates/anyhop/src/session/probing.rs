@@ -1,4 +1,5 @@
-//! The probes of one session: pings that watch paths, and at most one punch.
+//! The probes of one session: pings that watch paths, and at most one attempt at a
+//! direct path.
 
 use std::{
     collections::VecDeque,
@@ -9,14 +10,14 @@ use std::{
 
 use anyhop_proto::{
     circuit::CircuitId,
-    path::{PathKey, PunchAction, Puncher},
+    path::{Local, PathKey, PunchAction, PunchPlan, Puncher},
     probe::{Probe, Token},
 };
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Conn;
-use crate::engine::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
+use crate::engine::{AuxSet, Fabric, PROBE_QUEUE, Pin, ProbePacket, canonical};
 
 /// Pings whose pongs are waited for; the oldest is forgotten first.
 const MAX_PINGS: usize = 64;
@@ -32,7 +33,7 @@ struct Ping {
 }
 
 /// What probes found out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Found {
     /// This path answers.
     Alive(PathKey),
@@ -42,10 +43,17 @@ pub(super) enum Found {
     PingedFrom(SocketAddr),
     /// The peer answers at this address, which is no path yet.
     AnswersAt(SocketAddr),
-    /// The punch reached this address.
-    Reached(SocketAddr),
-    /// The punch failed.
-    PunchFailed,
+    /// The attempt reached this address, from a socket of its own if there is a pin.
+    Reached(SocketAddr, Option<Pin>),
+    /// The attempt failed.
+    PunchFailed(&'static str),
+}
+
+/// An attempt that runs.
+#[derive(Debug)]
+struct Run {
+    puncher: Puncher,
+    aux: Option<AuxSet>,
 }
 
 /// Sends and understands a session's probes.
@@ -57,7 +65,7 @@ pub(super) struct Probing {
     /// Boxed, since a channel holds room for 32 whether they come or not.
     incoming: mpsc::Receiver<Box<ProbePacket>>,
     pings: VecDeque<Ping>,
-    punch: Option<Puncher>,
+    run: Option<Run>,
 }
 
 impl Probing {
@@ -71,13 +79,19 @@ impl Probing {
             token,
             incoming,
             pings: VecDeque::new(),
-            punch: None,
+            run: None,
         }
     }
 
     /// The next probe for this session.
     pub(super) async fn recv(&mut self) -> Option<Box<ProbePacket>> {
-        self.incoming.recv().await
+        match self.run.as_mut().and_then(|run| run.aux.as_mut()) {
+            None => self.incoming.recv().await,
+            Some(aux) => tokio::select! {
+                packet = self.incoming.recv() => packet,
+                Some(packet) = aux.recv() => Some(packet),
+            },
+        }
     }
 
     /// Asks for an answer on a path.
@@ -106,53 +120,89 @@ impl Probing {
             to,
             waiting,
         });
-        self.send(to, Probe::Ping { nonce });
+        let nominate = false;
+        self.send(to, Probe::Ping { nonce, nominate });
     }
 
-    /// Starts a punch after `delay`, ending the one before.
+    /// Starts an attempt, ending the one before.
     pub(super) fn punch(
         &mut self,
         now: Instant,
-        delay: Duration,
-        candidates: &[SocketAddr],
+        plan: PunchPlan,
+        aux: Option<AuxSet>,
     ) -> Vec<Found> {
-        let seed = rand::rng().random();
-        self.punch = Some(Puncher::new(now, now + delay, candidates, seed));
+        let puncher = Puncher::new(now, plan);
+        self.run = Some(Run { puncher, aux });
         self.drain_punch()
     }
 
+    /// Pings that the attempt under way has sent.
+    pub(super) fn sent(&self) -> u32 {
+        self.run.as_ref().map_or(0, |run| run.puncher.sent())
+    }
+
     /// Handles an incoming probe; anything not made by the peer is ignored.
-    pub(super) fn handle(&mut self, packet: &ProbePacket) -> Vec<Found> {
+    pub(super) fn handle(&mut self, now: Instant, packet: &ProbePacket) -> Vec<Found> {
         match self.conn.keys.open(&packet.bytes) {
-            Some(Probe::Ping { nonce }) => {
-                let observed = packet.from;
-                self.send(packet.from, Probe::Pong { nonce, observed });
-                if let Some(punch) = &mut self.punch {
-                    punch.handle_ping(packet.from);
+            Some(Probe::Ping { nonce, nominate }) => {
+                self.answer(packet, nonce);
+                if let Some((local, run)) = self.local_of(packet) {
+                    run.puncher.handle_ping(local, packet.from, nominate);
                 }
                 let mut found = self.drain_punch();
                 found.push(Found::PingedFrom(packet.from));
                 found
             }
-            Some(Probe::Pong { nonce, observed }) => self.handle_pong(packet.from, nonce, observed),
+            Some(Probe::Pong { nonce, observed }) => {
+                self.handle_pong(now, packet.from, nonce, observed)
+            }
             None => Vec::new(),
         }
     }
 
     /// How long until [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn timeout(&self, now: Instant) -> Option<Duration> {
-        let at = self.punch.as_ref()?.timeout()?;
+        let at = self.run.as_ref()?.puncher.timeout()?;
         Some(at.saturating_duration_since(now))
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Found> {
-        if let Some(punch) = &mut self.punch {
-            punch.handle_timeout(now);
+        if let Some(run) = &mut self.run {
+            run.puncher.handle_timeout(now);
         }
         self.drain_punch()
     }
 
-    fn handle_pong(&mut self, from: SocketAddr, nonce: u64, observed: SocketAddr) -> Vec<Found> {
+    /// The attempt under way, and which of its sockets a probe came in on.
+    fn local_of(&mut self, packet: &ProbePacket) -> Option<(Local, &mut Run)> {
+        let run = self.run.as_mut()?;
+        let local = match &packet.via {
+            None => Local::Main,
+            Some(socket) => Local::Aux(run.aux.as_ref()?.number_of(socket)?),
+        };
+        Some((local, run))
+    }
+
+    /// A ping is answered from the socket it came in on.
+    fn answer(&self, packet: &ProbePacket, nonce: u64) {
+        let observed = packet.from;
+        let pong = Probe::Pong { nonce, observed };
+        match &packet.via {
+            None => self.send(packet.from, pong),
+            Some(socket) => {
+                let bytes = self.conn.keys.seal(pong);
+                self.fabric.send_from(socket, packet.from, &bytes, None);
+            }
+        }
+    }
+
+    fn handle_pong(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        nonce: u64,
+        observed: SocketAddr,
+    ) -> Vec<Found> {
         let asked = self.pings.iter().position(|p| p.nonce == nonce);
         if let Some(ping) = asked.and_then(|at| self.pings.remove(at)) {
             if let Some(waiting) = ping.waiting.filter(|_| ping.to == from) {
@@ -166,25 +216,59 @@ impl Probing {
                 Some(path) => vec![Found::Alive(path), Found::SeenAt(canonical(observed))],
             };
         }
-        if let Some(punch) = &mut self.punch {
-            punch.handle_pong(from, nonce);
+        if let Some(run) = &mut self.run {
+            run.puncher.handle_pong(now, from, nonce);
         }
         self.drain_punch()
     }
 
     fn drain_punch(&mut self) -> Vec<Found> {
         let mut found = Vec::new();
-        while let Some(action) = self.punch.as_mut().and_then(Puncher::poll_action) {
+        while let Some(action) = self.run.as_mut().and_then(|r| r.puncher.poll_action()) {
             match action {
-                PunchAction::Ping(to, nonce) => self.send(to, Probe::Ping { nonce }),
-                PunchAction::Reached(addr) => found.push(Found::Reached(addr)),
-                PunchAction::Failed => found.push(Found::PunchFailed),
+                PunchAction::Ping {
+                    from,
+                    to,
+                    nonce,
+                    nominate,
+                    ttl,
+                } => self.send_punch(from, to, Probe::Ping { nonce, nominate }, ttl),
+                PunchAction::Reached { from, to } => found.push(self.reached(from, to)),
+                PunchAction::Failed => found.push(Found::PunchFailed("no answer")),
             }
         }
-        if !found.is_empty() {
-            self.punch = None;
-        }
         found
+    }
+
+    /// Forgets the attempt under way, with the sockets it did not pin.
+    pub(super) fn end_punch(&mut self) {
+        self.run = None;
+    }
+
+    fn reached(&mut self, from: Local, to: SocketAddr) -> Found {
+        let Local::Aux(n) = from else {
+            return Found::Reached(to, None);
+        };
+        let aux = self.run.as_mut().and_then(|run| run.aux.as_mut());
+        match aux.and_then(|aux| aux.pin(n, to)) {
+            Some(pin) => Found::Reached(to, Some(pin)),
+            None => Found::PunchFailed("this node's limit of pinned sockets is reached"),
+        }
+    }
+
+    fn send_punch(&self, from: Local, to: SocketAddr, ping: Probe, ttl: Option<u8>) {
+        let bytes = self.conn.keys.seal(ping);
+        let aux = self.run.as_ref().and_then(|run| run.aux.as_ref());
+        match (from, aux) {
+            (Local::Aux(n), Some(aux)) => aux.send(n, to, &bytes, ttl),
+            (Local::Aux(_), None) => {}
+            (Local::Main, _) if ttl.is_none() => self.fabric.send_datagram(to, &bytes),
+            (Local::Main, _) => {
+                if let Some(socket) = self.fabric.socket_for(&to) {
+                    self.fabric.send_from(&socket, to, &bytes, ttl);
+                }
+            }
+        }
     }
 
     fn send(&self, to: SocketAddr, probe: Probe) {
