@@ -6,7 +6,8 @@
 //! GET  /v1/peers                      [SessionInfo]
 //! GET  /v1/path/{peer}                PathReport, connecting if need be
 //! GET  /v1/resolve/{peer}             PeerReport
-//! GET  /v1/explain/{peer}?ExplainQuery  Explanation, dialling if need be
+//! GET  /v1/explain/{peer}?ExplainQuery  Explanation, connecting if need be
+//! GET  /v1/trace/{peer}?TraceQuery    TraceReport, connecting if need be
 //! POST /v1/connect                    ConnectAsk -> PathReport
 //! POST /v1/ping                       PingAsk -> Pong
 //! POST /v1/send?MessageQuery          body as it is -> Sent
@@ -22,7 +23,7 @@
 //! Upgraded connections speak frames, see [`crate::frame`]. Errors are
 //! `{"error":{"code","message","hint"}}`.
 
-use anyhop::{Encoding, Message, PathInfo, PeerId};
+use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,48 @@ pub(crate) struct ExplainQuery {
     /// Tell only what is known.
     #[serde(default)]
     pub(crate) no_dial: bool,
+}
+
+/// How to trace.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct TraceQuery {
+    /// Rounds to average.
+    #[serde(default = "one")]
+    pub(crate) count: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// The way to a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TraceReport {
+    /// The peer, base58.
+    pub(crate) peer_id: String,
+    /// The hops, nearest first; the last is the peer.
+    pub(crate) hops: Vec<HopReport>,
+}
+
+/// One hop of a way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HopReport {
+    /// Its number, from 1 on.
+    pub(crate) hop: usize,
+    /// Who is there, base58.
+    pub(crate) peer_id: String,
+    /// Its name here.
+    pub(crate) name: Option<String>,
+    /// What carries packets to it; known of the first hop only.
+    pub(crate) carrier: Option<Carrier>,
+    /// Mean round trip from here to there.
+    pub(crate) rtt_ms: Option<f64>,
+    /// Share of probes lost on the way there and back.
+    pub(crate) loss: Option<f64>,
+    /// Whether any probe was answered.
+    pub(crate) answered: bool,
+    /// Why none was; else empty.
+    pub(crate) reason: String,
 }
 
 /// Asks for a session; exactly one of the two is given.

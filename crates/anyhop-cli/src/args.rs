@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Tell why a peer is reached as it is, or why it is not
     Explain(ExplainArgs),
+    /// Measure each hop of the way to a peer
+    Trace(TraceArgs),
     /// Connect to a peer, or to the peer at a multiaddr ending in /p2p/PEER_ID
     Connect(ConnectArgs),
     /// Measure the round trip to a peer
@@ -169,6 +171,19 @@ pub(crate) struct ExplainArgs {
     /// Tell only what is known: do not dial a peer without a session
     #[arg(long)]
     pub(crate) no_dial: bool,
+}
+
+/// Most rounds of one `trace`: relays answer about that many at once.
+pub(crate) const MAX_TRACE_ROUNDS: u16 = 16;
+
+/// `trace`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// Rounds to average, of some probes of each hop
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_TRACE_ROUNDS)))]
+    pub(crate) count: u16,
 }
 
 /// `connect`.

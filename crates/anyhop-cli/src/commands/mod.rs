@@ -18,6 +18,7 @@ mod recv;
 mod request;
 mod send;
 mod status;
+mod trace;
 mod up;
 
 use std::io::Read as _;
@@ -70,6 +71,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Path(args) => path::run(&context, &args.peer).await,
         Command::Doctor(args) => doctor::run(&context, args).await,
         Command::Explain(args) => explain::run(&context, &args).await,
+        Command::Trace(args) => trace::run(&context, &args).await,
         Command::Connect(args) => connect::run(&context, &args.peer).await,
         Command::Ping(args) => ping::run(&context, &args).await,
         Command::Send(args) => send::run(&context, args).await,

@@ -13,13 +13,13 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Daemon, bench, forward, inbox, pipe, server::upgrade};
+use super::{Daemon, bench, forward, inbox, pipe, server::upgrade, trace};
 use crate::{
     api::{
         BenchQuery, CatQuery, ConnectAsk, ExplainQuery, ExposeQuery, ForwardQuery, MessageQuery,
-        MessageReport, PathReport, PeerReport, PingAsk, Sent,
+        MessageReport, PathReport, PeerReport, PingAsk, Sent, TraceQuery, TraceReport,
     },
-    args::MAX_BODY,
+    args::{MAX_BODY, MAX_TRACE_ROUNDS},
     doctor::Report,
     error::{CliError, Code},
     spec::PeerOrAddr,
@@ -42,6 +42,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/path/{peer}", get(path))
         .route("/v1/resolve/{peer}", get(resolve))
         .route("/v1/explain/{peer}", get(explain))
+        .route("/v1/trace/{peer}", get(trace_peer))
         .route("/v1/connect", post(connect))
         .route("/v1/ping", post(ping))
         .route("/v1/send", post(send))
@@ -116,6 +117,22 @@ async fn explain(
         }
     }
     Ok(Json(daemon.node.explain(peer)))
+}
+
+async fn trace_peer(
+    State(daemon): App,
+    Path(peer): Path<String>,
+    query: Result<Query<TraceQuery>, QueryRejection>,
+) -> Answer<TraceReport> {
+    let query = read_query(query)?;
+    if !(1..=MAX_TRACE_ROUNDS).contains(&query.count) {
+        let why = format!("count is from 1 to {MAX_TRACE_ROUNDS}");
+        return Err(CliError::usage(why).into());
+    }
+    let peer = daemon.resolve(&peer)?;
+    let names = daemon.state_dir.names()?;
+    let report = trace::run(&daemon.node, peer, &names, query.count).await?;
+    Ok(Json(report))
 }
 
 async fn connect(State(daemon): App, body: Body) -> Answer<PathReport> {

@@ -8,6 +8,7 @@
 //! inbox    `recv`: messages, none lost between daemon and command
 //! forward  `expose` and `forward`
 //! bench    `bench`, both sides
+//! trace    `trace`: rounds put together
 //! ```
 //!
 //! Every upgraded connection is one task that owns what it set up (a listener, an
@@ -20,6 +21,7 @@ mod inbox;
 mod pipe;
 mod run;
 mod server;
+mod trace;
 
 use std::sync::Arc;
 

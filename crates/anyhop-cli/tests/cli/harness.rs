@@ -337,21 +337,23 @@ impl Daemon {
 
     #[track_caller]
     pub(crate) fn start_in(dir: TempDir, args: &[&str]) -> Self {
-        Self::start_in_with(dir, args, &[])
+        Self::start_on(dir, &[&["--listen", "127.0.0.1:0"], args].concat(), &[])
     }
 
     /// With environment variables.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        Self::start_in_with(tempfile::tempdir().expect("a directory"), args, env)
+        let dir = tempfile::tempdir().expect("a directory");
+        Self::start_on(dir, &[&["--listen", "127.0.0.1:0"], args].concat(), env)
     }
 
+    /// On whatever address the arguments say.
     #[track_caller]
-    fn start_in_with(dir: TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_on(dir: TempDir, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut running = Running::start(
             anyhop(dir.path())
                 .envs(env.iter().copied())
-                .args(["up", "--json", "--listen", "127.0.0.1:0"])
+                .args(["up", "--json"])
                 .args(args),
         );
         let events = running.stdout_lines();

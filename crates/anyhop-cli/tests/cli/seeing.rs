@@ -1,5 +1,5 @@
-//! `doctor` and `explain`: what is wrong with this host, and why a peer is reached as it
-//! is, or is not.
+//! `doctor`, `explain` and `trace`: what is wrong with this host, why a peer is reached as
+//! it is or is not, and what each hop of the way adds.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -217,4 +217,98 @@ fn what_cannot_be_explained_is_refused_as_everywhere() {
     let dir = tempfile::tempdir().expect("a directory");
     let peer = absent_peer();
     run(anyhop(dir.path()).args(["--json", "explain", &peer])).error(3);
+}
+
+#[test]
+fn a_neighbour_is_traced_as_one_hop_with_its_name() {
+    let (a, b) = Daemon::pair();
+    b.command(&["name", "add", "relay", &a.peer_id]).ok();
+    let trace = b.command(&["trace", "relay", "--count", "2"]).ok().json();
+    assert_eq!(string(&trace["peer_id"]), a.peer_id);
+    let [hop] = &trace["hops"].as_array().expect("a list")[..] else {
+        panic!("{trace}");
+    };
+    assert_eq!((&hop["hop"], &hop["answered"]), (&1.into(), &true.into()));
+    assert_eq!(string(&hop["peer_id"]), a.peer_id);
+    assert_eq!(
+        (&hop["name"], &hop["carrier"]),
+        (&"relay".into(), &"udp4".into())
+    );
+    assert!(hop["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{hop}");
+    assert_eq!((&hop["loss"], &hop["reason"]), (&0.0.into(), &"".into()));
+    let text = run(anyhop(b.path()).args(["trace", "relay"])).ok();
+    assert!(text.text().contains("(relay): "), "{text:?}");
+    assert!(text.text().contains(" 0 % lost"), "{text:?}");
+}
+
+#[test]
+fn a_peer_that_stopped_answering_is_traced_into_silence() {
+    let (mut a, b) = Daemon::pair();
+    a.running.signal("STOP");
+    let done = b.command(&["trace", &a.peer_id]);
+    a.running.signal("CONT");
+    a.running.kill();
+    let trace = done.json();
+    let hop = &trace["hops"][0];
+    assert_eq!(hop["answered"], false, "{trace}");
+    assert_eq!((&hop["rtt_ms"], &hop["loss"]), (&Value::Null, &Value::Null));
+    assert_ne!(hop["reason"], "");
+    assert_eq!(done.error(7)["code"], "timeout");
+}
+
+#[test]
+fn what_cannot_be_traced_is_refused_as_everywhere() {
+    let daemon = Daemon::start(&[]);
+    let peer = absent_peer();
+    daemon.command(&["trace", &daemon.peer_id]).error(2);
+    daemon.command(&["trace", "nobody"]).error(2);
+    daemon.command(&["trace", &peer, "--count", "0"]).error(2);
+    daemon.command(&["trace", &peer, "--count", "17"]).error(2);
+    let error = daemon.command(&["trace", &peer]).error(1);
+    assert_eq!(error["code"], "unreachable");
+    let dir = tempfile::tempdir().expect("a directory");
+    run(anyhop(dir.path()).args(["--json", "trace", &peer])).error(3);
+}
+
+/// Nodes of one IP family each meet over one that has both: no direct path is possible.
+#[test]
+fn a_peer_behind_a_relay_is_explained_and_traced_over_it() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no IPv6 on loopback");
+        return;
+    }
+    let relay = Daemon::start(&["--listen", "[::1]:0"]);
+    let address = |family: &str| {
+        let mut of_family = relay.addresses.iter().filter(|a| a.starts_with(family));
+        of_family.next().expect("one of each family").clone()
+    };
+    let a = Daemon::start(&["--bootstrap", &address("/ip4/")]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let only_v6 = ["--listen", "[::1]:0", "--bootstrap", &address("/ip6/")];
+    let b = Daemon::start_on(dir, &only_v6, &[]);
+    b.command(&["ping", &relay.peer_id, "-c", "1"]).ok();
+    a.command(&["ping", &b.peer_id, "-c", "1"]).ok();
+
+    let e = a.command(&["explain", &b.peer_id]).ok().json();
+    assert_eq!(e["state"], "relayed", "{e}");
+    assert_eq!(e["selected"]["via"], serde_json::json!([relay.peer_id]));
+    assert!(verdict(&e).starts_with(&format!("Reached through {}", relay.peer_id)));
+    let theirs = e["candidates"]["theirs"].as_array().expect("a list");
+    let v6 = theirs
+        .iter()
+        .find(|c| string(&c["address"]).starts_with("[::1]"));
+    assert!(
+        v6.is_some_and(|c| string(&c["unusable"]).contains("no IPv6 socket")),
+        "{e}"
+    );
+
+    a.command(&["name", "add", "middle", &relay.peer_id]).ok();
+    let trace = a.command(&["trace", &b.peer_id]).ok().json();
+    let hops = trace["hops"].as_array().expect("a list");
+    let ids: Vec<_> = hops.iter().map(|h| string(&h["peer_id"])).collect();
+    assert_eq!(ids, [relay.peer_id.clone(), b.peer_id.clone()]);
+    assert_eq!(hops[0]["name"], "middle");
+    assert_eq!(hops[0]["carrier"], "udp4");
+    assert_eq!(hops[1]["carrier"], Value::Null);
+    assert!(hops.iter().all(|h| h["answered"] == true), "{trace}");
 }
