@@ -224,7 +224,8 @@ fn dial_hint(e: &DialError) -> String {
         }
         DialError::Closed(_) => "start the daemon again".to_owned(),
         _ => "check that the peer runs and that a node both can reach relays for them \
-             (`anyhop status` on both sides)"
+             (`anyhop status` on both sides); `anyhop explain PEER` tells all that was tried, \
+             `anyhop doctor` what is wrong on this side"
             .to_owned(),
     }
 }
