@@ -216,6 +216,10 @@ fn dial_hint(e: &DialError) -> String {
         DialError::Unknown { .. } => "give it an address with `anyhop connect MULTIADDR`, or \
              start both nodes with --bootstrap of a node that both can reach"
             .to_owned(),
+        DialError::NoRoute { attempts, .. } if attempts.is_empty() => "check that the peer \
+             runs and bootstraps from a node of this network, or give its address with \
+             `anyhop connect MULTIADDR`"
+            .to_owned(),
         DialError::WrongPeer { actual, .. } => format!(
             "nothing was sent; check the /p2p/ part of the address, or use {actual} if that is who you mean"
         ),
