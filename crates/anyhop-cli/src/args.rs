@@ -90,6 +90,11 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Show four nodes behind NATs meeting, on a virtual network in this process
     Demo,
+    /// Prove what is claimed, on virtual networks in this process
+    Lab {
+        #[command(subcommand)]
+        command: LabCommand,
+    },
     /// Names for peers
     Name {
         #[command(subcommand)]
@@ -100,6 +105,45 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// `lab`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Connect every kind of NAT with each, and compare with what the model says is possible
+    Matrix(LabMatrixArgs),
+}
+
+/// `lab matrix`.
+#[derive(Debug, Args)]
+pub(crate) struct LabMatrixArgs {
+    /// Decides keys, ports and losses
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Runs of each pair
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) runs: u32,
+    /// Which IP family
+    #[arg(long, value_enum, default_value_t = LabFamily::Both)]
+    pub(crate) family: LabFamily,
+    /// Only these kinds, such as public,port-restricted [default: all]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kinds: Vec<anyhop_lab::matrix::Kind>,
+    /// Write the table into this document, between its marks
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+/// IP families of `lab matrix`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LabFamily {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+    /// One after the other
+    Both,
 }
 
 /// `up`.

@@ -164,6 +164,13 @@ pub(crate) fn byte_bar(total: Option<u64>) -> ProgressBar {
     styled(bar, template)
 }
 
+/// A bar over a number of things, whose total is set later.
+pub(crate) fn count_bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_message(what);
+    bar.set_draw_target(draw_target());
+    styled(bar, "{bar:32} {pos}/{len} {msg} {eta}")
+}
+
 /// A bar over a known time.
 pub(crate) fn time_bar(seconds: u64) -> ProgressBar {
     let bar = ProgressBar::new(seconds * 1000);

@@ -6,9 +6,11 @@
 //!   [`anyhop::Node::start_on`] takes.
 //! - [`netns`]: the same shapes in the real kernel: namespaces, veth pairs and nftables.
 //! - [`meter`]: how much arrived, and how long nothing did.
+//! - [`matrix`]: every kind of NAT with each, and what the model says of them.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
 pub mod demo;
+pub mod matrix;
 pub mod meter;
 pub mod nat;
 pub mod net;

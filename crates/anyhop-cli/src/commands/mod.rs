@@ -10,6 +10,7 @@ mod explain;
 mod expose;
 mod forward;
 mod id;
+mod lab;
 mod name;
 mod path;
 mod peers;
@@ -52,10 +53,11 @@ impl Context {
 /// Does what was typed.
 pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let output = Output::new(cli.global.json);
-    // These two need no state directory.
+    // These need no state directory.
     match cli.command {
         Command::Completions { shell } => return completions::run(shell),
         Command::Demo => return demo::run(output).await,
+        Command::Lab { command } => return lab::run(output, command).await,
         _ => {}
     }
     let context = Context {
@@ -82,7 +84,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Forward(args) => forward::run(&context, &args).await,
         Command::Bench(args) => bench::run(&context, &args).await,
         Command::Name { command } => name::run(&context, command).await,
-        Command::Completions { .. } | Command::Demo => Ok(()),
+        Command::Completions { .. } | Command::Demo | Command::Lab { .. } => Ok(()),
     }
 }
 

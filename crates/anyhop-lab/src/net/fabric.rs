@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     HostId, NatId, Place, Site,
     host::{Arrival, Inbox},
+    ledger::Ledger,
     link::{Lane, Link},
     packet::{Body, Packet},
     rules::Rules,
@@ -84,6 +85,7 @@ struct NatState {
     udp: Nat,
     tcp: Nat,
     inside: usize,
+    serves_participants: bool,
 }
 
 impl NatState {
@@ -123,6 +125,7 @@ pub(super) struct Fabric {
     pub(super) internet_hops: u8,
     pub(super) rules: Rules,
     pub(super) trace: Trace,
+    pub(super) ledger: Ledger,
 }
 
 impl Fabric {
@@ -142,6 +145,7 @@ impl Fabric {
             internet_hops: super::INTERNET_HOPS,
             rules: Rules::default(),
             trace: Trace::default(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -151,6 +155,7 @@ impl Fabric {
         name: &str,
         addresses: Vec<IpAddr>,
         link: Link,
+        is_bystander: bool,
     ) -> HostId {
         let id = HostId(self.hosts.len());
         assert!(id.0 < MAX_PLACES, "host {name}: {MAX_PLACES} hosts exist");
@@ -165,7 +170,32 @@ impl Fabric {
             sockets: BTreeMap::new(),
             streams: HostStreams::default(),
         });
+        if is_bystander {
+            self.ledger.add_bystander(id);
+        }
+        self.invite(id);
         id
+    }
+
+    /// Puts down that others may send to a host, unless it is a bystander, and to the
+    /// NATs in front of it.
+    fn invite(&mut self, host: HostId) {
+        if self.ledger.is_bystander(host) {
+            return;
+        }
+        let HostState {
+            addresses,
+            attachment,
+            ..
+        } = &self.hosts[host.0];
+        self.ledger.invite(addresses);
+        let mut segment = attachment.segment;
+        while let Some(nat) = self.segments[segment].router {
+            let state = &mut self.nats[nat.0];
+            state.serves_participants = true;
+            self.ledger.invite(state.udp.external());
+            segment = state.attachment.segment;
+        }
     }
 
     pub(super) fn add_nat(
@@ -194,6 +224,7 @@ impl Fabric {
             udp: Nat::new(config, external, self.rng.random()),
             tcp: Nat::new(for_tcp, external, self.rng.random()),
             inside,
+            serves_participants: false,
         });
         id
     }
@@ -315,6 +346,7 @@ impl Fabric {
         let to = site.map_or(from, |site| self.segment_of(site));
         self.hosts[host.0].attachment.segment = to;
         self.join(to, &name, addresses, Place::Host(host));
+        self.invite(host);
     }
 
     /// Gives a NAT other external addresses; it forgets its mappings.
@@ -327,6 +359,9 @@ impl Fabric {
         let state = &mut self.nats[nat.0];
         state.udp.renumber(external);
         state.tcp.renumber(external);
+        if state.serves_participants {
+            self.ledger.invite(external);
+        }
     }
 
     /// Whether the host has a UDP socket that keeps another from binding `addr`.
@@ -346,6 +381,7 @@ impl Fabric {
     /// Takes a packet from its host.
     pub(super) fn send(&mut self, now: Instant, packet: Packet) {
         self.trace.on_sent(&packet);
+        self.ledger.on_sent(now, &packet);
         let host = packet.origin;
         let ip = packet.dst.ip();
         let step = if ip.is_loopback() || self.addresses(host).contains(&ip) {
@@ -581,6 +617,7 @@ impl Fabric {
         {
             return Err(DropReason::Blocked);
         }
+        self.ledger.on_arrived(packet, host);
         match &packet.body {
             Body::Udp { ecn, payload } => {
                 let sockets = &self.hosts[host.0].sockets;

@@ -16,10 +16,11 @@
 //!
 //! Inside: `fabric` is the machine that moves packets, `host` the sockets that nodes see,
 //! `streams` their TCP on the machine `tcp`, `link` what happens on the way, `rules` the
-//! faults, `trace` what was counted.
+//! faults, `trace` what was counted, `ledger` who sent to whom uninvited.
 
 mod fabric;
 mod host;
+mod ledger;
 mod link;
 mod packet;
 mod rules;
@@ -32,6 +33,7 @@ mod tests;
 mod trace;
 
 pub use host::{MAX_RECEIVE_SEGMENTS, MAX_TRANSMIT_SEGMENTS, RECEIVE_QUEUE};
+pub use ledger::{BUDGET_WINDOW, Breach, FIRST_FLIGHT_BUDGET, PROBE_BUDGET, PROBED_HOST_BUDGET};
 pub use link::{Bandwidth, DEFAULT_LATENCY, Link};
 pub use rules::{End, Traffic};
 pub use streams::ACCEPT_QUEUE;
@@ -174,6 +176,20 @@ impl VirtualNet {
             ips.into(),
             Link::with_latency(DEFAULT_LATENCY),
         )
+    }
+
+    /// Adds a host that has nothing to do with the others, to see that nobody sends to it.
+    ///
+    /// # Panics
+    /// As [`public_host`](Self::public_host).
+    pub fn bystander(
+        &self,
+        site: impl Into<Site>,
+        name: &str,
+        ips: impl Into<Addresses>,
+    ) -> HostHandle {
+        let link = Link::with_latency(DEFAULT_LATENCY);
+        self.insert_host(site.into(), name, ips.into(), link, true)
     }
 
     /// Adds a NAT on the internet. It translates within a family; what is of a family that
@@ -405,8 +421,62 @@ impl VirtualNet {
         self.lock().trace.clone()
     }
 
+    /// Packets that were sent to somebody who had not invited them; see
+    /// [`assert_no_uninvited`](Self::assert_no_uninvited).
+    #[must_use]
+    pub fn uninvited(&self) -> Vec<Breach> {
+        let fabric = self.lock();
+        (fabric.ledger).uninvited(|host| Arc::clone(&fabric.hosts[host.0].name))
+    }
+
+    /// Hosts that sent too much to an address that had not proven itself; see
+    /// [`assert_amplification`](Self::assert_amplification).
+    #[must_use]
+    pub fn amplified(&self, factor: u64) -> Vec<Breach> {
+        let fabric = self.lock();
+        (fabric.ledger).amplified(factor, |host| Arc::clone(&fabric.hosts[host.0].name))
+    }
+
+    /// # Panics
+    /// If a participant ever sent to an address that had not sent to it first and belongs
+    /// neither to a participant nor to a NAT in front of one (nor is loopback or
+    /// multicast), or if a [bystander](Self::bystander) heard anything from one to whom it
+    /// had not sent.
+    #[track_caller]
+    pub fn assert_no_uninvited(&self) {
+        let breaches = self.uninvited();
+        assert!(breaches.is_empty(), "uninvited: {}", list(&breaches));
+    }
+
+    /// Until an address and port has answered, a host sends it at most `factor` times the
+    /// UDP payload that it had sent, or, where the host spoke first, in each
+    /// [`BUDGET_WINDOW`] no more than [`FIRST_FLIGHT_BUDGET`] of QUIC and [`PROBE_BUDGET`] of
+    /// probes, and to all silent ports of one IP address no more than
+    /// [`PROBED_HOST_BUDGET`] of probes.
+    ///
+    /// An answer is whatever arrives after something was sent; TCP is not counted.
+    ///
+    /// # Panics
+    /// If that was not so.
+    #[track_caller]
+    pub fn assert_amplification(&self, factor: u64) {
+        let breaches = self.amplified(factor);
+        assert!(breaches.is_empty(), "amplification: {}", list(&breaches));
+    }
+
     fn add_host(&self, site: Site, name: &str, ips: Addresses, link: Link) -> HostHandle {
-        let id = self.lock().add_host(site, name, ips.0, link);
+        self.insert_host(site, name, ips, link, false)
+    }
+
+    fn insert_host(
+        &self,
+        site: Site,
+        name: &str,
+        ips: Addresses,
+        link: Link,
+        is_bystander: bool,
+    ) -> HostHandle {
+        let id = self.lock().add_host(site, name, ips.0, link, is_bystander);
         HostHandle {
             net: self.clone(),
             id,
@@ -417,6 +487,11 @@ impl VirtualNet {
     fn lock(&self) -> MutexGuard<'_, Fabric> {
         self.shared.lock()
     }
+}
+
+fn list(breaches: &[Breach]) -> String {
+    let lines: Vec<_> = breaches.iter().map(ToString::to_string).collect();
+    lines.join("; ")
 }
 
 /// A host of a [`VirtualNet`]; clones are handles to the same one.

@@ -11,7 +11,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use anyhop::{Config, Keypair, Message, Node, PathKind, PeerAddr, PeerId};
 use anyhop_lab::{
     nat::NatConfig,
-    net::{HostHandle, Link, NatId, VirtualNet},
+    net::{HostHandle, Link, NatId, Site, VirtualNet},
 };
 use tokio::{
     task::JoinHandle,
@@ -33,6 +33,16 @@ pub(crate) struct World {
     pub(crate) relay: Node,
     pub(crate) relay_host: HostHandle,
     next: u8,
+}
+
+/// Every scenario ends with the question whether anybody was bothered.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.net.assert_no_uninvited();
+            self.net.assert_amplification(3);
+        }
+    }
 }
 
 /// A node behind a NAT of its own.
@@ -64,6 +74,7 @@ impl World {
         let relay_host = net
             .public_host("relay", Ipv4Addr::new(203, 0, 113, 1))
             .with_link(link(10));
+        net.bystander(Site::Internet, "bystander", Ipv4Addr::new(192, 0, 2, 1));
         let relay = start(&relay_host, config).await;
         Self {
             net,
