@@ -93,6 +93,7 @@ async fn a_peer_that_was_never_reached_is_put_down_to_the_failed_dial() {
     );
 
     let nobody = "203.0.113.99:4001";
+    world.net.allow([203, 0, 113, 99]);
     a.node
         .add_address(&PeerAddr::new(peer, nobody.parse().unwrap()).unwrap());
     let dial = tokio::spawn({

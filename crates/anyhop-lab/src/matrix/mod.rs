@@ -130,7 +130,11 @@ fn run_one(seed: u64, (family, a, b): (Family, Kind, Kind), pair: usize, run: us
             };
         }
     };
-    let (a, b) = if run % 2 == 0 { (a, b) } else { (b, a) };
+    let (a, b) = if run.is_multiple_of(2) {
+        (a, b)
+    } else {
+        (b, a)
+    };
     // Seeds of different runs have nothing in common but the one they come from.
     let seed = seed
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)

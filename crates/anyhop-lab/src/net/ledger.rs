@@ -14,7 +14,10 @@
 //! whatever arrives after that is taken for an answer.) TCP is left out: its handshake
 //! proves both ends before a byte is sent.
 //!
-//! - A remote that **spoke first** gets at most the factor times what it had sent.
+//! - A remote that **spoke first** gets at most the factor times what it had sent. An
+//!   established session whose peer shows a new address may spend [`REBINDING_BUDGET`] on
+//!   top: QUIC pads the challenge that proves the address to 1200 bytes, and noq does so
+//!   though RFC 9000 section 8.2.1 exempts it where that is more than three times.
 //! - A remote that was **spoken to first** has sent nothing: in each [`BUDGET_WINDOW`] what
 //!   it gets must fit [`FIRST_FLIGHT_BUDGET`] for QUIC packets (a dial and its repetitions)
 //!   and [`PROBE_BUDGET`] for everything else (probes that both ends agreed on over their
@@ -43,6 +46,10 @@ pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 /// dial's 12 s are over; two dials.
 pub const FIRST_FLIGHT_BUDGET: u64 = 2 * 8 * 2 * 1252;
 
+/// Bytes of QUIC packets of an established session, in all, to a new address of its peer
+/// beyond what the factor allows: two padded challenges.
+pub const REBINDING_BUDGET: u64 = 2 * 1200;
+
 /// Bytes of other packets in a window to one address that never answered: 128 probes.
 pub const PROBE_BUDGET: u64 = 128 * 64;
 
@@ -53,8 +60,10 @@ pub const PROBED_HOST_BUDGET: u64 = 4 * 1024 * 64;
 /// Pairs in the books; more make the assertions fail, since they would be incomplete.
 const MAX_PAIRS: usize = 1 << 20;
 
-/// A QUIC packet has this bit of its first byte set, nothing else of ours has.
+/// A QUIC packet has this bit of its first byte set, nothing else of ours has; those of
+/// the handshake have the other one too (RFC 9000 section 17).
 const QUIC_BIT: u8 = 0x40;
+const LONG_HEADER_BIT: u8 = 0x80;
 
 /// What went between a host and one remote address and port before it was proven.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +71,8 @@ struct Dealing {
     is_proven: bool,
     received: u64,
     quic: Spent,
+    /// Those of `quic` that belong to an established session.
+    session: u64,
     other: Spent,
 }
 
@@ -140,8 +151,12 @@ impl Ledger {
         if dealing.is_proven {
             return;
         }
-        if payload.first().is_some_and(|b| b & QUIC_BIT != 0) {
+        let first = payload.first().copied().unwrap_or_default();
+        if first & QUIC_BIT != 0 {
             dealing.quic.add(now, bytes);
+            if first & LONG_HEADER_BIT == 0 {
+                dealing.session += bytes;
+            }
         } else {
             dealing.other.add(now, bytes);
             if dealing.received == 0 {
@@ -208,10 +223,12 @@ impl Ledger {
                 is_proven,
                 received,
                 quic,
+                session,
                 other,
             } = *dealing;
             let too_much = if received > 0 {
-                quic.total + other.total > factor * received
+                let extra = session.min(REBINDING_BUDGET);
+                quic.total + other.total > factor * received + extra
             } else {
                 quic.worst > FIRST_FLIGHT_BUDGET || other.worst > PROBE_BUDGET
             };

@@ -34,6 +34,7 @@ fn send_now(socket: &dyn DatagramSocket, to: &str, first: u8, bytes: usize) {
 }
 
 const QUIC: u8 = 0xc0;
+const SESSION: u8 = 0x40;
 const PROBE: u8 = 3;
 
 /// Two participants, one of them behind a NAT, and a bystander.
@@ -113,6 +114,20 @@ async fn silent_remote_that_spoke_first_gets_three_times_what_it_sent() {
         let loud = send(&*world.public, "203.0.113.1:4001", QUIC, 1000);
         loud.await;
         assert_eq!(world.net.amplified(3).is_empty(), ok, "it has answered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn established_session_may_challenge_a_new_address() {
+    for (first, ok) in [(SESSION, true), (QUIC, false)] {
+        let world = World::new();
+        send(&*world.inside, "198.51.100.1:4001", SESSION, 100).await;
+        send(&*world.public, "203.0.113.1:4001", first, 1200).await;
+        assert_eq!(world.net.amplified(3).is_empty(), ok);
+        send(&*world.public, "203.0.113.1:4001", first, 1200).await;
+        assert_eq!(world.net.amplified(3).is_empty(), ok);
+        send(&*world.public, "203.0.113.1:4001", first, 301).await;
+        assert!(!world.net.amplified(3).is_empty());
     }
 }
 

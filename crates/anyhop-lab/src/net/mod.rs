@@ -33,7 +33,9 @@ mod tests;
 mod trace;
 
 pub use host::{MAX_RECEIVE_SEGMENTS, MAX_TRANSMIT_SEGMENTS, RECEIVE_QUEUE};
-pub use ledger::{BUDGET_WINDOW, Breach, FIRST_FLIGHT_BUDGET, PROBE_BUDGET, PROBED_HOST_BUDGET};
+pub use ledger::{
+    BUDGET_WINDOW, Breach, FIRST_FLIGHT_BUDGET, PROBE_BUDGET, PROBED_HOST_BUDGET, REBINDING_BUDGET,
+};
 pub use link::{Bandwidth, DEFAULT_LATENCY, Link};
 pub use rules::{End, Traffic};
 pub use streams::ACCEPT_QUEUE;
@@ -421,6 +423,12 @@ impl VirtualNet {
         self.lock().trace.clone()
     }
 
+    /// Says that nodes are told to send to an address though nobody is there: by hand, as a
+    /// test or a user does.
+    pub fn allow(&self, ip: impl Into<IpAddr>) {
+        self.lock().ledger.invite(&[ip.into()]);
+    }
+
     /// Packets that were sent to somebody who had not invited them; see
     /// [`assert_no_uninvited`](Self::assert_no_uninvited).
     #[must_use]
@@ -449,7 +457,8 @@ impl VirtualNet {
     }
 
     /// Until an address and port has answered, a host sends it at most `factor` times the
-    /// UDP payload that it had sent, or, where the host spoke first, in each
+    /// UDP payload that it had sent ([`REBINDING_BUDGET`] more in an established session),
+    /// or, where the host spoke first, in each
     /// [`BUDGET_WINDOW`] no more than [`FIRST_FLIGHT_BUDGET`] of QUIC and [`PROBE_BUDGET`] of
     /// probes, and to all silent ports of one IP address no more than
     /// [`PROBED_HOST_BUDGET`] of probes.
