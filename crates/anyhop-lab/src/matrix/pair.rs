@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhop::{
-    AttemptOutcome, Carrier, Config, Keypair, Node, PathKind, PeerAddr, PeerId, Technique,
+    AttemptOutcome, Carrier, Config, Endpoint, Keypair, Node, PathKind, PeerAddr, PeerId,
+    Technique, WebSocketConfig,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,6 +31,9 @@ const DIRECT_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const PORT: u16 = 4001;
+
+/// Where public nodes serve WebSockets.
+const WEBSOCKET_PORT: u16 = 443;
 const PROTOCOL: &str = "matrix/1";
 
 /// What came of one run; times are virtual.
@@ -96,9 +100,15 @@ impl World {
             .public_host("relay", relay_ip)
             .with_link(Link::with_latency(RELAY_LATENCY));
         let relay = start(&relay_host, Kind::Public, any, seed, 0, vec![]).await?;
-        let at = SocketAddr::new(relay_ip, PORT);
-        let bootstrap = PeerAddr::new(relay.peer_id(), at)
-            .map_err(|e| format!("the relay has no address: {e}"))?;
+        let ways = [
+            Endpoint::Udp((relay_ip, PORT).into()),
+            Endpoint::Ws {
+                addr: (relay_ip, WEBSOCKET_PORT).into(),
+                tls: true,
+            },
+        ];
+        let peer = relay.peer_id();
+        let bootstrap = ways.map(|addr| PeerAddr { peer, addr });
         let mut nodes = Vec::new();
         for (n, kind) in (1u8..).zip(kinds) {
             let name = ["a", "b"][usize::from(n) - 1];
@@ -108,7 +118,7 @@ impl World {
                 Some(outermost) => net.set_link(*outermost, link),
                 None => net.set_link(&placed.host, link),
             }
-            nodes.push(start(&placed.host, kind, any, seed, n, vec![bootstrap]).await?);
+            nodes.push(start(&placed.host, kind, any, seed, n, bootstrap.to_vec()).await?);
         }
         let (b, a) = (nodes.pop(), nodes.pop());
         let (a, b) = (a.expect("two were started"), b.expect("two were started"));
@@ -178,12 +188,16 @@ async fn start(
     n: u8,
     bootstrap: Vec<PeerAddr>,
 ) -> Result<Node, String> {
+    let mut websocket = WebSocketConfig::default();
+    if kind == Kind::Public {
+        websocket.listen = vec![SocketAddr::new(any, WEBSOCKET_PORT)];
+    }
     let config = Config {
         listen: vec![SocketAddr::new(any, PORT)],
+        websocket,
         bootstrap,
         ..Config::default()
     };
-    let _ = kind;
     let mut key = [n; 32];
     key[..8].copy_from_slice(&seed.to_be_bytes());
     let key = Keypair::ed25519_from_bytes(key).map_err(|e| e.to_string())?;

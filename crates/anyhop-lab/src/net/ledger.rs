@@ -50,8 +50,9 @@ pub const FIRST_FLIGHT_BUDGET: u64 = 2 * 8 * 2 * 1252;
 /// beyond what the factor allows: two padded challenges.
 pub const REBINDING_BUDGET: u64 = 2 * 1200;
 
-/// Bytes of other packets in a window to one address that never answered: 128 probes.
-pub const PROBE_BUDGET: u64 = 128 * 64;
+/// Bytes of other packets in a window to one address that never answered: five probes a
+/// second.
+pub const PROBE_BUDGET: u64 = 5 * 60 * 64;
 
 /// Bytes of other packets in a window to all ports of one IP address that did not answer:
 /// four times the 1024 probes of a birthday attempt.
