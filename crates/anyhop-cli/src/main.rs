@@ -16,6 +16,7 @@ mod client;
 mod commands;
 mod daemon;
 mod doctor;
+mod environment;
 mod error;
 mod frame;
 mod output;

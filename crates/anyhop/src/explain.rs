@@ -113,7 +113,7 @@ impl Explanation {
     /// Sums it up.
     pub(crate) fn verdict(&self, facts: &Facts<'_>) -> String {
         let mut verdict = match (self.state, &self.selected) {
-            (PeerState::Direct, Some(path)) => self.why_direct(path),
+            (PeerState::Direct, Some(path)) => self.why_direct(path, facts),
             (PeerState::Relayed, Some(path)) => self.why_relayed(path, facts),
             (PeerState::Connecting, _) => self.while_connecting(),
             (PeerState::NotConnected, _) => self.why_not(facts),
@@ -136,11 +136,13 @@ impl Explanation {
         verdict
     }
 
-    fn why_direct(&self, path: &PathInfo) -> String {
+    fn why_direct(&self, path: &PathInfo, facts: &Facts<'_>) -> String {
+        // A WebSocket's attempt names its URL.
+        let is_there = |remote: &str| remote.rsplit("//").next() == Some(&path.remote);
         let found = self.attempts.iter().rev().find(|a| {
             a.outcome == AttemptOutcome::Connected
                 && a.technique != Technique::Circuit
-                && a.remote == path.remote
+                && is_there(&a.remote)
         });
         let how = match found {
             Some(attempt) => format!(", found by {}", describe(attempt.technique)),
@@ -150,8 +152,13 @@ impl Explanation {
             Some(circuit) => format!("; a circuit via {} stands by", relays(circuit)),
             None => String::new(),
         };
+        let no_udp = match path.carrier {
+            Carrier::Ws => self.came_to_nothing("UDP", path, facts),
+            _ => None,
+        };
+        let no_udp = no_udp.map_or_else(String::new, |why| format!("; {why}"));
         format!(
-            "Reached directly at {} over {}{how}{standby}",
+            "Reached directly at {} over {}{how}{no_udp}{standby}",
             path.remote,
             carrier(path.carrier)
         )
@@ -162,21 +169,30 @@ impl Explanation {
         if !facts.direct_paths {
             return format!("{via}: this node was told not to look for direct paths");
         }
-        let direct = |a: &&AttemptInfo| a.technique != Technique::Circuit;
-        if let Some(running) = self.running(direct) {
+        if let Some(running) = self.running(|a| a.technique != Technique::Circuit) {
             let seconds = running.took_ms as f64 / 1000.0;
             let what = describe(running.technique);
             return format!("{via}: {what} has been running for {seconds:.1} s");
         }
-        let failed: Vec<_> = self
-            .attempts
-            .iter()
-            .filter(direct)
-            .filter(|a| a.outcome != AttemptOutcome::Connected)
-            .collect();
-        let Some(last) = failed.last() else {
-            return format!("{via}: no direct path has been tried yet");
+        match self.came_to_nothing("a direct path", path, facts) {
+            Some(why) => format!("{via}: {why}"),
+            None => format!("{via}: no direct path has been tried yet"),
+        }
+    }
+
+    /// What has been tried in vain for something better than `path`.
+    fn came_to_nothing(&self, what: &str, path: &PathInfo, facts: &Facts<'_>) -> Option<String> {
+        let better = |a: &&AttemptInfo| match a.technique {
+            Technique::Circuit => false,
+            Technique::WebSocket => path.carrier != Carrier::Ws,
+            _ => true,
         };
+        let ended = |a: &&AttemptInfo| {
+            matches!(a.outcome, AttemptOutcome::Failed | AttemptOutcome::Skipped)
+        };
+        let failed = self.attempts.iter().filter(better).filter(ended);
+        let failed: Vec<_> = failed.collect();
+        let last = failed.last()?;
         let count = match failed.len() {
             1 => "the one attempt".to_owned(),
             n => format!("{n} attempts"),
@@ -185,12 +201,12 @@ impl Explanation {
             Some(words) => format!(" ({words})"),
             None => String::new(),
         };
-        format!(
-            "{via}: {count} at a direct path came to nothing{nat}, the last by {} {:.0} s ago: {}",
+        Some(format!(
+            "{count} at {what} came to nothing{nat}, the last by {} {:.0} s ago: {}",
             describe(last.technique),
             last.started_ms_ago as f64 / 1000.0,
             last.reason
-        )
+        ))
     }
 
     fn while_connecting(&self) -> String {
@@ -378,6 +394,25 @@ mod tests {
             verdict(&e, None),
             "Reached directly at 198.51.100.7:4001 over UDP/IPv4, found by a simultaneous punch; \
              a circuit via Relay stands by."
+        );
+    }
+
+    #[test]
+    fn a_websocket_is_explained_by_what_udp_did() {
+        let mut ws = path(PathKind::Direct);
+        ws.carrier = Carrier::Ws;
+        let mut e = explanation(PeerState::Direct, Some(ws));
+        let mut opened = attempt(Technique::WebSocket, AttemptOutcome::Connected, "");
+        opened.remote = "wss://198.51.100.7:4001".to_owned();
+        let punch = attempt(Technique::Punch, AttemptOutcome::Failed, "no answer");
+        e.attempts = vec![opened, punch];
+        let verdict = verdict(&e, None);
+        assert!(
+            verdict.starts_with(
+                "Reached directly at 198.51.100.7:4001 over WebSocket, found by a WebSocket; \
+                 the one attempt at UDP came to nothing"
+            ),
+            "{verdict}"
         );
     }
 

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use anyhop::{Config, Keypair, Node, RelayConfig};
+use anyhop::{Config, Keypair, Node, RelayConfig, WebSocketConfig};
 
 use super::Context;
 use crate::{
     args::DoctorArgs,
     doctor::{self, Check, Report, Status},
+    environment,
     error::{CliError, Code},
     output::{self, Mark},
 };
@@ -45,6 +46,10 @@ async fn examine(context: &Context, args: DoctorArgs) -> Result<Report, CliError
     }
     let mut config = Config {
         bootstrap: args.bootstrap,
+        websocket: WebSocketConfig {
+            proxies: environment::proxies().0,
+            ..WebSocketConfig::default()
+        },
         relay: RelayConfig {
             enabled: false,
             ..RelayConfig::default()

@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path};
 
-use anyhop::{Config, Proxies, RelayConfig, Site, WebSocketConfig, WebSocketTls};
+use anyhop::{Config, RelayConfig, Site, WebSocketConfig, WebSocketTls};
 
 use super::Context;
-use crate::{args::UpArgs, daemon, error::CliError, site};
+use crate::{args::UpArgs, daemon, environment, error::CliError, site};
 
 pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> {
     let websocket = websocket(&args)?;
@@ -48,17 +48,8 @@ fn websocket(args: &UpArgs) -> Result<WebSocketConfig, CliError> {
             Some(dir) => site::read(dir)?,
             None => Site::default(),
         },
-        proxies: proxies(),
+        proxies: environment::proxies_used(),
     })
-}
-
-/// Read once: the node keeps what the environment said at start.
-fn proxies() -> Proxies {
-    let (proxies, bad) = Proxies::from_env(|name| std::env::var(name).ok());
-    for bad in bad {
-        tracing::warn!(%bad, "a proxy in the environment is not used");
-    }
-    proxies
 }
 
 fn read(file: &Path, option: &str) -> Result<Vec<u8>, CliError> {

@@ -1,7 +1,7 @@
 //! Everything that a report is made from.
 
 use std::{
-    env, fs,
+    fs,
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -16,24 +16,12 @@ use super::{
     probe::{self, Probe},
     site::{self, Site},
 };
-use crate::state::StateDir;
+use crate::{environment, state::StateDir};
 
 /// How long a temporary node gets to find out about its NAT and to attach.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Between two looks at that.
 const LOOK: Duration = Duration::from_millis(100);
-/// Environment variables that name a proxy, or what needs none.
-const PROXY_VARIABLES: [&str; 8] = [
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-];
-
 /// What was gathered.
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -50,6 +38,8 @@ pub(super) struct Facts {
     pub(super) state: StateFacts,
     /// Name and value of each variable that is set.
     pub(super) proxies: Vec<(String, String)>,
+    /// Why some of them are not used.
+    pub(super) bad_proxies: Vec<String>,
     pub(super) now_unix_s: i64,
 }
 
@@ -79,13 +69,14 @@ pub(super) struct StateFacts {
 /// Gathers, probing the node's bootstrap peers. What takes long runs at once.
 pub(super) async fn gather(node: &Node, state_dir: &StateDir, daemon: bool) -> Facts {
     let bootstrap = node.bootstrap().to_vec();
+    let (proxies, bad) = environment::proxies();
     let settled = async {
         if !daemon && !bootstrap.is_empty() {
             settle(node).await;
         }
     };
     let (probes, sites, ()) = tokio::join!(
-        probe::all(node.network(), &bootstrap),
+        probe::all(node.network(), &proxies, &bootstrap),
         site::all(&bootstrap),
         settled
     );
@@ -103,7 +94,8 @@ pub(super) async fn gather(node: &Node, state_dir: &StateDir, daemon: bool) -> F
         mtus: anyhop_os::interface_mtus(),
         buffers: anyhop_os::socket_buffer_limits().ok(),
         state: state(state_dir),
-        proxies: proxies(|name| env::var(name).ok()),
+        proxies: environment::proxy_variables(),
+        bad_proxies: bad.iter().map(ToString::to_string).collect(),
         now_unix_s: since_epoch.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
     }
 }
@@ -167,47 +159,9 @@ fn try_write(dir: &std::path::Path) -> Result<(), String> {
     written.map_err(|e| e.to_string())
 }
 
-/// The proxy variables that are set, with the passwords in them left out.
-fn proxies(get: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
-    let set = PROXY_VARIABLES.iter().filter_map(|name| {
-        let value = get(name).filter(|v| !v.is_empty())?;
-        Some(((*name).to_owned(), without_password(&value)))
-    });
-    set.collect()
-}
-
-fn without_password(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}..@{host}"),
-        None => url.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn proxies_are_told_without_their_passwords() {
-        let set = |name: &str| match name {
-            "HTTPS_PROXY" => Some("http://joe:secret@proxy:3128".to_owned()),
-            "no_proxy" => Some("localhost,.lan".to_owned()),
-            "all_proxy" => Some("joe:secret@proxy:3128".to_owned()),
-            "HTTP_PROXY" => Some(String::new()),
-            _ => None,
-        };
-        let expected = [
-            ("HTTPS_PROXY", "http://..@proxy:3128"),
-            ("all_proxy", "..@proxy:3128"),
-            ("no_proxy", "localhost,.lan"),
-        ];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(proxies(set), expected);
-    }
 
     #[test]
     fn a_state_directory_that_is_not_there_is_left_so() {

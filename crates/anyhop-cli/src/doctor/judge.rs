@@ -296,6 +296,10 @@ fn websocket(facts: &Facts) -> Check {
     let is_ws = |p: &&Probe| matches!(p.endpoint, Endpoint::Ws { .. });
     let probes: Vec<_> = facts.probes.iter().filter(is_ws).collect();
     let detail = join(probes.iter().map(|p| outcome_line(p)));
+    let open = facts.sessions.iter().flat_map(|s| &s.paths);
+    if open.filter(|p| p.carrier == Carrier::Ws).count() > 0 {
+        return Check::ok("websocket", "a session has a WebSocket").detail(detail);
+    }
     if probes.is_empty() {
         return Check::skipped("websocket", "no peer's WebSocket address is known").remedy(
             "for networks that block UDP, name a peer's /tcp/../wss address with --bootstrap \
@@ -327,6 +331,14 @@ fn proxy(facts: &Facts) -> Check {
         .iter()
         .map(|(name, value)| format!("{name}={value}"));
     let detail = join(lines);
+    if !facts.bad_proxies.is_empty() {
+        return Check::new("proxy", Status::Warn, "one is set and cannot be used")
+            .detail(join(&facts.bad_proxies))
+            .remedy(
+                "WebSockets go through HTTP proxies only: http://[USER:PASSWORD@]HOST[:PORT]; \
+                 correct or unset the variable and start the daemon again",
+            );
+    }
     let names_one = facts
         .proxies
         .iter()

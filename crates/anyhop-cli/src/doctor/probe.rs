@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use anyhop::{Config, Endpoint, Keypair, NetworkName, Node, PeerAddr, PeerId, RelayConfig};
+use anyhop::{
+    Config, Endpoint, Keypair, NetworkName, Node, PeerAddr, PeerId, Proxies, RelayConfig,
+    WebSocketConfig,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -45,12 +48,16 @@ pub(super) struct Reached {
 }
 
 /// Probes the addresses, all at once; results are in their order.
-pub(super) async fn all(network: &NetworkName, peers: &[PeerAddr]) -> Vec<Probe> {
+pub(super) async fn all(
+    network: &NetworkName,
+    proxies: &Proxies,
+    peers: &[PeerAddr],
+) -> Vec<Probe> {
     let mut running = JoinSet::new();
     for (at, peer) in peers.iter().take(MAX_PROBES).enumerate() {
-        let (network, peer) = (network.clone(), *peer);
+        let (network, proxies, peer) = (network.clone(), proxies.clone(), *peer);
         running.spawn(async move {
-            let outcome = timeout(PROBE_TIMEOUT, one(network, peer)).await;
+            let outcome = timeout(PROBE_TIMEOUT, one(network, proxies, peer)).await;
             let outcome = outcome.unwrap_or_else(|_| Err("no answer".to_owned()));
             let probe = Probe {
                 endpoint: peer.addr,
@@ -64,7 +71,7 @@ pub(super) async fn all(network: &NetworkName, peers: &[PeerAddr]) -> Vec<Probe>
     probes.into_iter().map(|(_, probe)| probe).collect()
 }
 
-async fn one(network: NetworkName, peer: PeerAddr) -> Result<Reached, String> {
+async fn one(network: NetworkName, proxies: Proxies, peer: PeerAddr) -> Result<Reached, String> {
     let any: SocketAddr = match peer.addr.addr() {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -75,6 +82,10 @@ async fn one(network: NetworkName, peer: PeerAddr) -> Result<Reached, String> {
         relay: RelayConfig {
             enabled: false,
             ..RelayConfig::default()
+        },
+        websocket: WebSocketConfig {
+            proxies,
+            ..WebSocketConfig::default()
         },
         dial_timeout: PROBE_TIMEOUT,
         direct_paths: false,

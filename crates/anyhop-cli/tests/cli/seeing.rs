@@ -1,7 +1,11 @@
 //! `doctor`, `explain` and `trace`: what is wrong with this host, why a peer is reached as
 //! it is or is not, and what each hop of the way adds.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use serde_json::Value;
 
@@ -88,6 +92,78 @@ fn doctor_fails_when_no_peer_given_is_reached() {
     let error = done.error(9);
     assert!(string(&error["message"]).contains("relays"), "{error}");
     assert!(error["hint"].is_string());
+}
+
+#[test]
+fn doctor_reaches_a_websocket_and_sees_whose_site_is_around_it() {
+    let listen = ["--listen-ws", "127.0.0.1:0", "--ws-plain"];
+    let daemon = Daemon::start(&listen);
+    let mut addresses = daemon.addresses.iter();
+    let address = addresses.find(|a| a.contains("/ws/")).expect("one");
+    let dir = tempfile::tempdir().expect("a directory");
+    let given = ["--json", "doctor", "--bootstrap", address];
+    let found = report(&run(anyhop(dir.path()).args(given)));
+    for name in ["websocket", "captive_portal", "clock"] {
+        let check = check(&found, name);
+        assert_eq!(check["status"], "ok", "{check}");
+    }
+    assert_eq!(check(&found, "udp_ipv4")["status"], "skipped");
+}
+
+/// Answers every connection with this, as a captive portal does.
+fn portal(answer: &'static str) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut head = [0; 2048];
+            let _ = (&stream).read(&mut head);
+            let _ = (&stream).write_all(answer.as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn doctor_sees_a_captive_portal_in_a_peers_place() {
+    let port = portal(
+        "HTTP/1.1 302 Found\r\nlocation: http://portal.example/login\r\n\
+         content-length: 0\r\nconnection: close\r\n\r\n",
+    );
+    let address = format!("/ip4/127.0.0.1/tcp/{port}/ws/p2p/{}", absent_peer());
+    let dir = tempfile::tempdir().expect("a directory");
+    let given = ["--json", "doctor", "--bootstrap", &address];
+    let found = report(&run(anyhop(dir.path()).args(given)));
+    let portal = check(&found, "captive_portal");
+    assert_eq!(portal["status"], "fail", "{portal}");
+    assert!(string(&portal["detail"]).contains("portal.example/login"));
+    assert!(string(&portal["remediation"]).contains("sign in"));
+    assert_eq!(check(&found, "websocket")["status"], "fail");
+}
+
+#[test]
+fn doctor_tells_of_proxies_without_their_passwords() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let with = |variable: &str, value: &str| {
+        let mut command = anyhop(dir.path());
+        for name in ["https_proxy", "http_proxy", "all_proxy", "no_proxy"] {
+            command.env_remove(name);
+            command.env_remove(name.to_ascii_uppercase());
+        }
+        report(&run(command
+            .env(variable, value)
+            .args(["--json", "doctor"])))
+    };
+    let found = with("HTTPS_PROXY", "http://joe:secret@127.0.0.1:3128");
+    assert!(!found.to_string().contains("secret"), "{found}");
+    let proxy = check(&found, "proxy");
+    assert_eq!(proxy["status"], "ok", "{proxy}");
+    assert!(string(&proxy["detail"]).contains("127.0.0.1:3128"));
+    let found = with("HTTPS_PROXY", "gopher://joe:secret@127.0.0.1:70");
+    assert!(!found.to_string().contains("secret"), "{found}");
+    let proxy = check(&found, "proxy");
+    assert_eq!(proxy["status"], "warn", "{proxy}");
+    assert!(string(&proxy["detail"]).contains("HTTPS_PROXY"));
 }
 
 #[test]

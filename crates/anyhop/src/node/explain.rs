@@ -86,6 +86,8 @@ impl Inner {
         for addr in interfaces.iter().filter(|a| !observed.contains(a)) {
             all.push(of(CandidateSource::Interface)(addr.to_string()));
         }
+        let websockets = self.websocket_endpoints().into_iter();
+        all.extend(websockets.map(|e| of(CandidateSource::Interface)(e.to_string())));
         let attachments: Vec<_> = self.book().attachments().collect();
         let relays = attachments.iter().map(ToString::to_string);
         all.extend(relays.map(of(CandidateSource::Relay)));
@@ -122,13 +124,13 @@ impl Inner {
     /// Why an endpoint is not tried from here, if it is not.
     fn no_way(&self, endpoint: &Endpoint, told: bool) -> &'static str {
         let addr = endpoint.addr();
-        if !self.fabric.can_reach(&addr) {
+        if !self.can_reach(endpoint) {
             return match addr.is_ipv4() {
                 true => "this node has no IPv4 socket",
                 false => "this node has no IPv6 socket",
             };
         }
-        if told && !self.may_probe(&addr) {
+        if told && !self.is_near_or_public(&addr) {
             return "a private address in a network that this node is not in";
         }
         ""

@@ -72,6 +72,7 @@ fn facts() -> Facts {
             writable: Ok(()),
         },
         proxies: Vec::new(),
+        bad_proxies: Vec::new(),
         now_unix_s: NOW,
     }
 }
@@ -357,4 +358,8 @@ fn a_proxy_in_the_environment_is_told() {
     let check = proxy(&f);
     expect(&check, Status::Ok);
     assert!(check.detail.contains("http://proxy:3128"), "{check:?}");
+    f.bad_proxies = vec!["HTTPS_PROXY: socks5 is not spoken".to_owned()];
+    let check = proxy(&f);
+    expect(&check, Status::Warn);
+    assert!(check.detail.contains("socks5"), "{check:?}");
 }
