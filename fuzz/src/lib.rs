@@ -51,6 +51,7 @@ targets! {
     route_frames: route_contents,
     message_header: message_headers,
     udp_payload: udp_payloads,
+    websocket_frames: websocket_streams,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

@@ -16,6 +16,7 @@ use anyhop_proto::{
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
     route::{Find, FindAnswer, Found, LinkReport, Measured, Nothing, Trace, TraceAnswer},
     take_frame,
+    websocket::{Opcode, put_frame},
 };
 
 use crate::targets::{NOW_UNIX_S, network, signer};
@@ -264,4 +265,25 @@ pub(crate) fn udp_payloads() -> Vec<Vec<u8>> {
         circuit,
         vec![0xc0, 0, 0, 0, 1],
     ]
+}
+
+pub(crate) fn websocket_streams() -> Vec<Vec<u8>> {
+    let client = {
+        let mut stream = vec![16];
+        put_frame(
+            &mut stream,
+            Opcode::Message,
+            &[0x40; 130],
+            Some([1, 2, 3, 4]),
+        );
+        put_frame(&mut stream, Opcode::Pong, b"pong", Some([5, 6, 7, 8]));
+        put_frame(&mut stream, Opcode::Message, b"datagram", Some([0; 4]));
+        put_frame(&mut stream, Opcode::Close, &[], Some([9; 4]));
+        stream
+    };
+    // A message in two fragments around a ping.
+    let server = vec![
+        7, 0x02, 0x03, b'o', b'n', b'e', 0x89, 0x00, 0x80, 0x03, b't', b'w', b'o',
+    ];
+    vec![client, server]
 }

@@ -17,6 +17,7 @@ use anyhop_proto::{
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
     route::{Find, FindAnswer, Trace, TraceAnswer},
     take_frame,
+    websocket::{Decoder, Frame, Sender, WebSocketError},
 };
 
 /// The time at which records are read.
@@ -189,6 +190,52 @@ pub fn udp_payload(data: &[u8]) -> bool {
         assert!(content.len() <= MAX_CONTROL_FRAME);
     }
     kind != Kind::Unknown
+}
+
+/// Longest message in [`websocket_frames`].
+const MAX_MESSAGE: usize = 2048;
+
+/// One direction of a WebSocket. The first byte's lowest bit tells whose, the others how
+/// much of it each read brings.
+pub fn websocket_frames(data: &[u8]) -> bool {
+    let Some((&first, stream)) = data.split_first() else {
+        return false;
+    };
+    let sender = if first & 1 == 0 {
+        Sender::Client
+    } else {
+        Sender::Server
+    };
+    let whole = websocket_messages(sender, stream, stream.len().max(1));
+    let in_parts = websocket_messages(sender, stream, 1 + usize::from(first >> 1));
+    assert_eq!(whole, in_parts, "reads change what a stream means");
+    let Ok(messages) = whole else {
+        return false;
+    };
+    let total: usize = messages.iter().map(Vec::len).sum();
+    assert!(total <= stream.len());
+    !messages.is_empty()
+}
+
+fn websocket_messages(
+    sender: Sender,
+    stream: &[u8],
+    step: usize,
+) -> Result<Vec<Vec<u8>>, WebSocketError> {
+    let mut decoder = Decoder::new(sender, MAX_MESSAGE);
+    let (mut buf, mut messages) = (Vec::new(), Vec::new());
+    for part in stream.chunks(step) {
+        buf.extend_from_slice(part);
+        while let Some((len, frame)) = decoder.take(&mut buf)? {
+            if let Frame::Message(message) = frame {
+                assert!(message.len() <= MAX_MESSAGE);
+                messages.push(message.to_vec());
+            }
+            assert!(len > 0);
+            buf.drain(..len);
+        }
+    }
+    Ok(messages)
 }
 
 fn round_trip<T: PartialEq + std::fmt::Debug>(

@@ -11,8 +11,8 @@ use anyhop::{
 };
 use anyhop_lab::nat::NatConfig;
 use common::{
-    Natted, World, attached, config, eventually, exchange, link, receive, selected, send_paced,
-    start,
+    Natted, PORT, World, attached, config, eventually, exchange, link, receive, selected,
+    send_paced, start,
 };
 use tokio::time::{Instant, sleep};
 
@@ -250,4 +250,41 @@ async fn circuits_go_on_when_the_link_under_them_moves_to_a_websocket() {
     assert!(stall < Duration::from_secs(4), "stalled for {stall:?}");
     let relay = world.relay.peer_id();
     assert_eq!(path(&a.node, relay), Some((PathKind::Direct, Carrier::Ws)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_udp_reaches_a_peer_at_a_relay_it_never_heard_of() {
+    let mut world = world(9).await;
+    // Knows everybody's record, and carries nothing.
+    let host = world
+        .net
+        .public_host("r2", Ipv4Addr::new(203, 0, 113, 2))
+        .with_link(link(5));
+    let mut knowing = serving();
+    knowing.relay.enabled = false;
+    let knowing = start(&host, knowing).await;
+    let at = |tls| {
+        let addr = (host.ip(), if tls { WSS } else { PORT }).into();
+        let endpoint = if tls {
+            Endpoint::Ws { addr, tls }
+        } else {
+            Endpoint::Udp(addr)
+        };
+        PeerAddr::at(knowing.peer_id(), endpoint).unwrap()
+    };
+    let b = world.natted("b", NatConfig::symmetric()).await;
+    attached(&b.node).await;
+    b.node.add_address(&at(false));
+    b.node.connect(knowing.peer_id()).await.unwrap();
+    let config = Config {
+        bootstrap: vec![at(true)],
+        ..config()
+    };
+    let a = world.natted_with("a", NatConfig::symmetric(), config).await;
+    world.net.block_udp(a.nat);
+    // B's record tells where its relay serves a WebSocket.
+    exchange(&a.node, &b.node, "hello").await;
+    let info = a.node.session_info(b.node.peer_id()).unwrap();
+    assert_eq!(info.paths[0].via, [world.relay.peer_id().to_string()]);
+    assert_eq!(info.paths[0].remote, "203.0.113.1:443");
 }

@@ -475,6 +475,15 @@ impl PathAgent {
         }
     }
 
+    /// When a WebSocket will be asked for; `None` when none is wanted, or one is opened.
+    #[must_use]
+    pub fn next_websocket(&self) -> Option<Instant> {
+        let due = self.no_direct_since? + websocket_delay(self.role, self.stalled());
+        let wanted = self.direct_wanted && !self.lives(PathState::is_websocket);
+        let planned = wanted.then(|| self.websocket.planned())?;
+        planned.map(|at| at.max(due))
+    }
+
     /// How long until counters are to be read again.
     #[must_use]
     pub fn tick(&self) -> Duration {

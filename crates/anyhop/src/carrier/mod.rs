@@ -151,6 +151,12 @@ impl Carriers {
         self.get(id).map(|c| c.remote)
     }
 
+    /// As if this had come in.
+    #[cfg(test)]
+    pub(crate) fn receive(&self, batch: Batch) {
+        self.incoming.try_send(batch).expect("few are waiting");
+    }
+
     /// Moves a carrier's datagrams over an upgraded connection until it ends, or until
     /// nobody has used it for `grace`.
     pub(crate) async fn run(
@@ -289,6 +295,12 @@ impl Carrier {
                 return;
             }
         }
+    }
+
+    /// Takes the frames that wait to be sent.
+    #[cfg(test)]
+    pub(crate) fn take_frames(&self) -> Vec<u8> {
+        std::mem::take(&mut self.outbox().frames)
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

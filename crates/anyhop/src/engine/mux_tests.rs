@@ -1,6 +1,9 @@
 use std::sync::Mutex;
 
-use anyhop_proto::probe::ProbeKeys;
+use anyhop_proto::{
+    probe::ProbeKeys,
+    websocket::{Decoder, Frame, Sender},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -243,6 +246,125 @@ fn sending_on_a_circuit_puts_the_label_before_each_segment() {
         rig.sent(),
         [quic(1, 30), quic(2, 30), quic(3, 10)].map(|p| (addr(LINK_A), labelled(label, &p)))
     );
+}
+
+/// The datagrams that wait for a WebSocket.
+fn queued(carrier: &Carrier) -> Vec<Vec<u8>> {
+    let mut frames = carrier.take_frames();
+    // What we send as a server, the other side reads.
+    let mut decoder = Decoder::new(Sender::Server, 2048);
+    let (mut at, mut out) = (0, Vec::new());
+    while let Some((len, frame)) = decoder.take(&mut frames[at..]).unwrap() {
+        let Frame::Message(datagram) = frame else {
+            panic!("{frame:?}");
+        };
+        out.push(datagram.to_vec());
+        at += len;
+    }
+    out
+}
+
+#[test]
+fn a_circuit_crosses_between_udp_and_a_websocket_in_both_directions() {
+    let mut rig = Rig::new();
+    let held = rig
+        .fabric
+        .carriers
+        .add(addr(LINK_B), Sender::Client)
+        .unwrap();
+    let (there, back) = (
+        rig.forward,
+        rig.fabric.switch.write().unwrap().fresh_label(),
+    );
+    {
+        let mut switch = rig.fabric.switch.write().unwrap();
+        switch.set_link(2, vec![held.address()]);
+        switch.forward((2, back), (1, rig.out), 0);
+    }
+    let inner: Vec<_> = (0..100).map(|n| quic(n, 92)).collect();
+    let batch: Vec<_> = inner[..60].iter().map(|i| labelled(there, i)).collect();
+    rig.receive(LINK_A, 100, &batch);
+    assert_eq!(rig.poll(), []);
+    let expected: Vec<_> = inner[..60].iter().map(|i| labelled(rig.out, i)).collect();
+    assert_eq!(queued(held.carrier()), expected);
+
+    // More than fits one of the engine's buffers.
+    let bytes: Vec<_> = inner.iter().flat_map(|i| labelled(back, i)).collect();
+    rig.fabric.carriers.receive(Batch {
+        from: held.carrier().id,
+        stride: 100,
+        bytes,
+    });
+    assert_eq!(rig.poll(), []);
+    let expected: Vec<_> = inner
+        .iter()
+        .map(|i| (addr(LINK_A), labelled(rig.out, i)))
+        .collect();
+    assert_eq!(rig.sent(), expected);
+}
+
+#[test]
+fn what_comes_over_a_websocket_is_shown_under_its_address_and_labels_keep_to_their_link() {
+    let mut rig = Rig::new();
+    let held = rig
+        .fabric
+        .carriers
+        .add(addr(LINK_B), Sender::Client)
+        .unwrap();
+    let mut bytes = quic(1, 40);
+    bytes.extend(quic(2, 40));
+    bytes.extend(labelled(rig.forward, &quic(3, 20)));
+    rig.fabric.carriers.receive(Batch {
+        from: held.carrier().id,
+        stride: 40,
+        bytes,
+    });
+    let up = [quic(1, 40), quic(2, 40)].map(|packet| (held.address(), packet));
+    assert_eq!(rig.poll(), up);
+    assert_eq!(rig.dropped("circuit label from another link"), 1);
+    // Nobody on UDP has its address.
+    rig.receive(&held.address().to_string(), 30, &[quic(1, 30)]);
+    assert_eq!(rig.poll(), []);
+    assert_eq!(rig.dropped("circuit label from another link"), 2);
+}
+
+#[test]
+fn sending_to_a_websocket_waits_for_room_and_loses_what_has_ended() {
+    let rig = Rig::new();
+    let held = rig
+        .fabric
+        .carriers
+        .add(addr(LINK_B), Sender::Client)
+        .unwrap();
+    let destination = held.address();
+    let mut sender = rig.mux.create_sender();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let contents = vec![0x40; 64 * 1200];
+    let transmit = Transmit {
+        destination,
+        ecn: None,
+        contents: &contents,
+        segment_size: Some(1200),
+        src_ip: None,
+    };
+    let mut send = || sender.as_mut().poll_send(&transmit, &mut cx).is_ready();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let _entered = runtime.as_ref().unwrap().enter();
+    assert!(send());
+    assert!(!send(), "it is full");
+    assert_eq!(queued(held.carrier()).len(), 64);
+    assert_eq!(rig.dropped("socket refused"), 0);
+    // One that nobody knows any more.
+    let gone = anyhop_proto::carrier::CarrierId(99).address();
+    let mut sender = rig.mux.create_sender();
+    let transmit = Transmit {
+        destination: gone,
+        ..transmit
+    };
+    assert!(sender.as_mut().poll_send(&transmit, &mut cx).is_ready());
+    assert_eq!(rig.dropped("socket refused"), 1);
 }
 
 /// One segment of a mixed batch.

@@ -378,7 +378,7 @@ fn near(a: IpAddr, b: IpAddr) -> bool {
 }
 
 /// Addresses that name different hosts in different places.
-fn is_private(ip: IpAddr) -> bool {
+pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             // 100.64.0.0/10 is a carrier's inside (RFC 6598).

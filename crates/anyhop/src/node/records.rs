@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhop_base::{
-    Attachment, Endpoint, PeerId, Reachability, Record, RecordError, SignedRecord, dialable,
-    parse_multiaddr,
+    Attachment, Endpoint, Multiaddr, PeerId, Reachability, Record, RecordError, SignedRecord,
+    dialable, parse_multiaddr,
     record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES},
 };
 use anyhop_proto::{
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Inner, clocks::Clocks, protocols};
+use super::{Inner, clocks::Clocks, protocols, punch::is_private};
 use crate::{
     Event, StreamError,
     session::Conn,
@@ -302,18 +302,37 @@ impl Inner {
             attachments: attachments
                 .into_iter()
                 .take(MAX_ATTACHMENTS)
-                .map(|(relay, addrs)| Attachment {
+                .map(|(relay, dialled)| Attachment {
                     relay,
-                    addresses: addrs
-                        .into_iter()
-                        .filter_map(|a| a.to_multiaddr().ok())
-                        .take(MAX_ATTACHMENT_ADDRESSES)
-                        .collect(),
+                    addresses: self.attachment_addresses(relay, dialled),
                 })
                 .collect(),
             reachability,
             relays_for_others: self.config.relay.enabled,
         }
+    }
+
+    /// Where others may dial a relay of ours: where we did, and what it tells of itself that
+    /// means the same elsewhere, a WebSocket before all else, since who needs one has no
+    /// other way.
+    fn attachment_addresses(&self, relay: PeerId, dialled: Vec<Endpoint>) -> Vec<Multiaddr> {
+        let told = {
+            let book = self.book();
+            let record = book.records.get(&relay);
+            record.map_or_else(Vec::new, |r| endpoints(&r.record().addresses))
+        };
+        let told = told.into_iter().filter(|e| !is_private(e.addr().ip()));
+        let (udp, mut rest): (Vec<_>, Vec<_>) = told.partition(|e| e.udp().is_some());
+        let others = rest.split_off(rest.len().min(1));
+        let mut addresses = Vec::new();
+        for endpoint in dialled.into_iter().chain(rest).chain(udp).chain(others) {
+            let multiaddr = endpoint.to_multiaddr().ok();
+            if let Some(multiaddr) = multiaddr.filter(|m| !addresses.contains(m)) {
+                addresses.push(multiaddr);
+            }
+        }
+        addresses.truncate(MAX_ATTACHMENT_ADDRESSES);
+        addresses
     }
 
     /// Our current record, encoded; empty when it cannot be signed.
@@ -412,6 +431,10 @@ impl Inner {
         let record = signed.record().clone();
         let news = self.book().insert(signed);
         self.tell_identified(&record, news);
+        if self.book().attachments.contains_key(&record.peer) {
+            // Ours tells where it can be dialled.
+            self.record_changed();
+        }
         Ok(record)
     }
 

@@ -4,6 +4,7 @@
 //! probes. It ends with the connection.
 
 mod climb;
+mod websocket;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,17 +21,15 @@ use anyhop_proto::{
         Action, CloseReason, Ladder, Offer, PathAgent, PathKey, Role, Route, Sample,
         Technique as Rung,
     },
-    probe::Probe,
 };
 use futures_util::StreamExt;
-use rand::RngExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 
-use self::climb::Attempt;
+use self::{climb::Attempt, websocket::hold};
 use super::{
     Command, Conn, PathTable,
     probing::{Found, Probing},
@@ -52,10 +51,6 @@ const OPEN_PATH_RETRY: Duration = Duration::from_millis(100);
 /// How long a path may take to be validated.
 const OPEN_PATH_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Pings that tell the client of a WebSocket it can open a path over.
-const INVITATIONS: u32 = 15;
-/// Time between them.
-const INVITATION_INTERVAL: Duration = Duration::from_millis(200);
 /// How often paths are looked at after the peer pinged from a new address.
 const QUICK_TICK: Duration = Duration::from_millis(30);
 /// For how long, in such looks.
@@ -654,37 +649,6 @@ impl Driver {
         });
     }
 
-    /// Opens a WebSocket to the peer and a path over it. A server cannot open the path: it
-    /// has the client do so by pinging it over the WebSocket.
-    fn start_websocket(&mut self) {
-        let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
-        self.jobs.spawn(async move {
-            let opened = async {
-                let held = node.websocket_to(conn.peer).await?;
-                match conn.role {
-                    Role::Client => open_path(&conn, held.address()).await,
-                    Role::Server => invite(&node, &conn, &held).await,
-                }
-            };
-            Job::WebSocketPath(opened.await)
-        });
-    }
-
-    /// The peer pinged over a WebSocket: one that it opened becomes a path.
-    fn join_websocket(&mut self, carrier: CarrierId) {
-        let addr = carrier.address();
-        let known = self.paths.values().any(|open| open.remote == addr);
-        if self.conn.role == Role::Server || known || !self.joining.insert(carrier) {
-            return;
-        }
-        let (held, conn) = (hold(&self.node, addr), Arc::clone(&self.conn));
-        self.jobs.spawn(async move {
-            let opened = open_path(&conn, addr).await;
-            drop(held);
-            Job::PeersWebSocketPath(carrier, opened)
-        });
-    }
-
     fn remote_of(&self, id: PathId) -> Option<SocketAddr> {
         let key = self.keys.get(&id)?;
         Some(self.paths.get(key)?.remote)
@@ -778,28 +742,6 @@ fn route_of(remote: SocketAddr) -> Route {
         Some(carrier) => Route::WebSocket(carrier),
         None => Route::Direct(remote),
     }
-}
-
-/// Keeps the WebSocket behind an address open, if it is one's.
-fn hold(node: &Inner, remote: SocketAddr) -> Option<CarrierUse> {
-    node.fabric.carriers.hold(CarrierId::from_address(&remote)?)
-}
-
-/// Pings the client over a WebSocket until it has made it a path.
-async fn invite(node: &Inner, conn: &Conn, held: &CarrierUse) -> Result<(), String> {
-    for _ in 0..INVITATIONS {
-        if held.is_shared() {
-            return Ok(());
-        }
-        let nonce = rand::rng().random();
-        let ping = conn.keys.seal(Probe::Ping {
-            nonce,
-            nominate: false,
-        });
-        node.fabric.send_datagram(held.address(), &ping);
-        tokio::time::sleep(INVITATION_INTERVAL).await;
-    }
-    Err("the peer opened no path over the WebSocket".to_owned())
 }
 
 /// Opens an engine path and waits until it is validated.

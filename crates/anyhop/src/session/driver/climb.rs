@@ -204,7 +204,9 @@ impl Driver {
     pub(super) fn publish_plan(&self) {
         let punch = self.agent.next_punch().map(|at| (self.next_rung(), at));
         let circuit = self.agent.next_circuit().map(|at| (Technique::Circuit, at));
-        let planned = punch.into_iter().chain(circuit);
+        let websocket = self.agent.next_websocket();
+        let websocket = websocket.map(|at| (Technique::WebSocket, at));
+        let planned = punch.into_iter().chain(circuit).chain(websocket);
         let planned = planned.map(|(technique, at)| (technique, Instant::from_std(at)));
         self.node.attempts.plan(self.conn.peer, planned);
     }
