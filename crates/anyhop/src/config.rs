@@ -37,9 +37,17 @@ pub struct Config {
 /// Default for [`Config::max_message_size`].
 pub const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
 
-/// Time between keep-alives on an otherwise silent path. Below the 30 s after which
-/// common NATs drop a UDP mapping (RFC 4787 REQ-5 asks for 120 s; many keep 30).
+/// Time between keep-alives on an otherwise silent path, as long as nothing is known of the
+/// NATs on the way. Below the 30 s after which common NATs drop a UDP mapping (RFC 4787
+/// REQ-5 asks for 120 s; many keep 30).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Shortest time between keep-alives, however short-lived mappings are.
+pub const MIN_KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+/// Longest time between keep-alives, however long mappings live: a path that is silent for
+/// 25 s is taken for dead.
+pub const MAX_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 impl Default for Config {
     fn default() -> Self {

@@ -42,8 +42,8 @@ mod stream;
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
-    Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, RelayConfig, WebSocketConfig,
-    WebSocketTls,
+    Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,
+    RelayConfig, WebSocketConfig, WebSocketTls,
 };
 pub use error::{
     Attempt, DialError, ErrorKind, MessageError, NoRouteReason, ProtocolTaken, Refused, StartError,

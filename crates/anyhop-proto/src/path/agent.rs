@@ -8,10 +8,10 @@ use std::{
 };
 
 use super::{
-    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, GIVE_UP,
-    IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY, STANDBY_RETRY, STANDBY_RETRY_MAX,
-    SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD, WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX,
-    websocket_delay,
+    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, FAMILY_RETRY,
+    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
+    STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD,
+    WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX, websocket_delay,
 };
 use crate::{carrier::CarrierId, circuit::CircuitId};
 
@@ -50,6 +50,26 @@ pub enum Route {
     WebSocket(CarrierId),
     /// Through relays.
     Circuit(CircuitId),
+}
+
+/// An IP family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(addr: &SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
 }
 
 /// Counters of one path, read from the engine.
@@ -103,6 +123,9 @@ pub enum Action {
     Close(PathKey, CloseReason),
     /// Run a punch, then report with [`PathAgent::handle_punch_done`].
     Punch,
+    /// Ping the addresses of this family that the peer tells of; one that answers may become
+    /// a path.
+    TryFamily(Family),
     /// Open a circuit path, then report with [`PathAgent::handle_circuit_done`].
     OpenCircuit,
     /// Open a second circuit path that crosses other relays, then report with
@@ -263,6 +286,9 @@ pub struct PathAgent {
     no_direct_since: Option<Instant>,
     /// Since when the selected path is a direct one over UDP.
     direct_selected_since: Option<Instant>,
+    family: Retry,
+    /// What this host has addresses of.
+    families: Vec<Family>,
     all_dead_since: Option<Instant>,
     /// This host has no network: silence says nothing about a path.
     offline: bool,
@@ -286,6 +312,8 @@ impl PathAgent {
             websocket: Retry::new(WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX),
             no_direct_since: None,
             direct_selected_since: None,
+            family: Retry::new(FAMILY_RETRY, FAMILY_RETRY_MAX),
+            families: Vec::new(),
             all_dead_since: None,
             offline: false,
             busy: true,
@@ -399,12 +427,24 @@ impl PathAgent {
         self.punch.reset();
         self.circuit.reset();
         self.websocket.reset();
+        self.family.reset();
         for (key, path) in &mut self.paths {
             path.doubted = true;
             path.unanswered_since = Some(now);
             path.pings = 1;
             self.actions.push_back(Action::Ping(*key));
         }
+        self.decide(now);
+    }
+
+    /// The IP families this host has addresses of, loopback left out.
+    pub fn set_families(&mut self, families: &[Family]) {
+        self.families = families.to_vec();
+    }
+
+    /// The peer told other addresses than before.
+    pub fn handle_peer_told(&mut self, now: Instant) {
+        self.family.reset();
         self.decide(now);
     }
 
@@ -519,6 +559,7 @@ impl PathAgent {
             Route::Direct(_) => {
                 self.punch.reset();
                 self.punch.next = Some(now + PUNCH_RETRY);
+                self.family.reset();
                 self.websocket.reset();
                 // A direct session that lost its path needs what it never had.
                 self.standby_wanted = true;
@@ -567,6 +608,7 @@ impl PathAgent {
             self.close_unneeded(now);
         }
         self.look_for_websocket(now);
+        self.look_for_family(now);
     }
 
     fn select(&mut self) {
@@ -645,6 +687,26 @@ impl PathAgent {
     fn needs_standby(&self) -> bool {
         let mut alive = self.paths.values().filter(|p| p.alive());
         alive.next().is_some_and(PathState::is_circuit) && alive.next().is_none()
+    }
+
+    /// Both sides do this: the server's pings open its filters for the client's.
+    fn look_for_family(&mut self, now: Instant) {
+        if !self.direct_wanted || self.offline || !self.lives(PathState::is_direct) {
+            return;
+        }
+        let missing = self.families.iter().copied().find(|f| !self.has_family(*f));
+        if let Some(family) = missing
+            && self.family.start(now)
+        {
+            self.family.done(now, false);
+            self.actions.push_back(Action::TryFamily(family));
+        }
+    }
+
+    fn has_family(&self, family: Family) -> bool {
+        let of_family = |route| matches!(route, Route::Direct(addr) if Family::of(&addr) == family);
+        let mut paths = self.paths.values();
+        paths.any(|p| p.alive() && of_family(p.route))
     }
 
     fn look_for_paths(&mut self, now: Instant) {

@@ -461,6 +461,37 @@ fn a_websocket_that_is_closed_ends_its_path_only_when_another_lives() {
     assert!(actions.contains(&Action::Close(0, CloseReason::WebSocketEnded)));
 }
 
+#[test]
+fn a_direct_session_looks_for_the_family_it_has_no_path_over() {
+    for role in [Role::Client, Role::Server] {
+        let mut w = World::new(role, DIRECT);
+        assert!(!w.tick(&[0], &[0]).contains(&Action::TryFamily(Family::V6)));
+        w.agent.set_families(&[Family::V4, Family::V6]);
+        let mut tries = Vec::new();
+        for _ in 0..100 {
+            if w.tick(&[0], &[0]).contains(&Action::TryFamily(Family::V6)) {
+                tries.push(w.now);
+            }
+        }
+        let gaps: Vec<_> = tries.windows(2).map(|p| (p[1] - p[0]).as_secs()).collect();
+        assert_eq!(gaps, [1, 2, 4, 8], "{role:?}");
+        w.open(1, Route::Direct("[2001:db8::1]:4001".parse().unwrap()));
+        w.agent.handle_peer_told(w.now);
+        let actions: Vec<_> = (0..100).flat_map(|_| w.tick(&[0], &[0, 1])).collect();
+        assert!(!actions.iter().any(|a| matches!(a, Action::TryFamily(_))));
+    }
+}
+
+#[test]
+fn a_session_on_a_circuit_leaves_families_to_the_punch() {
+    let mut w = World::new(Role::Client, CIRCUIT);
+    w.agent.set_families(&[Family::V4, Family::V6]);
+    for _ in 0..50 {
+        let actions = w.tick(&[0], &[0]);
+        assert!(!actions.iter().any(|a| matches!(a, Action::TryFamily(_))));
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_selected_path_is_open_and_actions_name_open_paths(

@@ -10,7 +10,9 @@
 //! **Steady state**: the cheapest live path is selected, a circuit stays open below a
 //! direct path as standby. Traffic that goes out and brings nothing back makes a path
 //! suspect; suspect paths are pinged, since QUIC acknowledgements may come back over
-//! another path and prove nothing.
+//! another path and prove nothing. A session with a direct path over one IP family looks
+//! for another over the other, so that losing one family loses nothing; both sides ask, and
+//! so open what filters are between them.
 //!
 //! Without a direct path there are two circuits, over different relays where there are: the
 //! death of a relay costs what it takes to notice it.
@@ -34,7 +36,7 @@ pub mod ladder;
 mod offer;
 mod punch;
 
-pub use agent::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample};
+pub use agent::{Action, CloseReason, Family, PathAgent, PathKey, Role, Route, Sample};
 pub use ladder::{Ladder, PingBudget, Step, Technique};
 pub use offer::{
     Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,
@@ -65,6 +67,11 @@ pub const IDLE_TICK: Duration = Duration::from_secs(1);
 pub const PUNCH_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between punches.
 pub const PUNCH_RETRY_MAX: Duration = Duration::from_secs(60);
+/// First wait before the peer is looked for again in an IP family that has no path yet;
+/// doubles up to [`FAMILY_RETRY_MAX`].
+pub const FAMILY_RETRY: Duration = Duration::from_secs(1);
+/// Longest wait between such attempts.
+pub const FAMILY_RETRY_MAX: Duration = Duration::from_secs(120);
 /// First wait before a failed circuit is tried again; doubles up to [`CIRCUIT_RETRY_MAX`].
 pub const CIRCUIT_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between attempts to open a circuit.

@@ -367,6 +367,31 @@ fn sending_to_a_websocket_waits_for_room_and_loses_what_has_ended() {
     assert_eq!(rig.dropped("socket refused"), 1);
 }
 
+#[test]
+fn ipv4_as_the_engine_names_it_leaves_by_the_ipv4_socket_and_never_as_ipv6() {
+    let [four, six] = [(); 2].map(|()| Arc::new(FakeSocket::default()));
+    let fabric = Fabric::new(Some(four.clone()), Some(six.clone()), [1; 32]);
+    let mut sender = MuxSocket::new(fabric).create_sender();
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let contents = quic(1, 30);
+    for destination in ["[::ffff:192.0.2.9]:4001", "[2001:db8::9]:4001"] {
+        let sent = sender.as_mut().poll_send(
+            &Transmit {
+                destination: addr(destination),
+                ecn: None,
+                contents: &contents,
+                segment_size: None,
+                src_ip: None,
+            },
+            &mut cx,
+        );
+        assert!(matches!(sent, Poll::Ready(Ok(()))));
+    }
+    let sent = |socket: &FakeSocket| std::mem::take(&mut *socket.sent.lock().unwrap());
+    assert_eq!(sent(&four), [(addr("192.0.2.9:4001"), contents.clone())]);
+    assert_eq!(sent(&six), [(addr("[2001:db8::9]:4001"), contents)]);
+}
+
 /// One segment of a mixed batch.
 #[derive(Debug, Clone, Copy)]
 enum Segment {

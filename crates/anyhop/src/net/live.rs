@@ -153,10 +153,12 @@ impl DatagramSocket for LiveSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        refuse_mapped(transmit)?;
         self.current().try_send(transmit)
     }
 
     fn try_send_ttl(&self, transmit: &Transmit<'_>, ttl: u8) -> io::Result<()> {
+        refuse_mapped(transmit)?;
         self.current().try_send_ttl(transmit, ttl)
     }
 
@@ -179,6 +181,18 @@ impl DatagramSocket for LiveSocket {
     fn network_changed(&self) {
         self.current().network_changed();
     }
+}
+
+/// An IPv6 socket carries IPv6 only: an IPv4 address in IPv6 clothes would leave the kernel
+/// to guess. The engine's addresses are undressed above this layer.
+fn refuse_mapped(transmit: &Transmit<'_>) -> io::Result<()> {
+    let ip = transmit.destination.ip();
+    let mapped = ip.to_canonical() != ip;
+    debug_assert!(!mapped, "{ip} was to be sent to as IPv6");
+    if mapped {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(())
 }
 
 /// Stands where no socket could be bound.

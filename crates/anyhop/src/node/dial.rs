@@ -257,19 +257,18 @@ impl Inner {
         Err(DialError::Unreachable { peer, attempts })
     }
 
-    /// Addresses to try: those told by hand first, then the peer's own that make sense
-    /// from here.
+    /// Addresses to try, in the order to try them: those told by hand, then the peer's own
+    /// that make sense from here. Among each, the families take turns.
     pub(super) fn direct_addresses(&self, found: &Whereabouts) -> Vec<Endpoint> {
-        let mut direct = found.direct.clone();
-        direct.retain(|e| self.can_reach(e));
-        for addr in &found.told {
-            if !direct.contains(addr)
-                && self.can_reach(addr)
-                && self.is_near_or_public(&addr.addr())
-            {
-                direct.push(*addr);
-            }
-        }
+        let by_hand = found.direct.iter().copied();
+        let by_hand: Vec<_> = by_hand.filter(|e| self.can_reach(e)).collect();
+        let told = found.told.iter().copied();
+        let told: Vec<_> = told
+            .filter(|e| self.can_reach(e) && self.is_near_or_public(&e.addr()))
+            .filter(|e| !by_hand.contains(e))
+            .collect();
+        let mut direct = self.in_turns(by_hand);
+        direct.extend(self.in_turns(told));
         direct
     }
 }

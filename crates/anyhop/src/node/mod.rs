@@ -9,6 +9,7 @@ mod attempts;
 mod clocks;
 mod dial;
 mod explain;
+mod families;
 mod find;
 mod inbox;
 mod monitor;

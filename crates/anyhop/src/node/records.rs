@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Inner, clocks::Clocks, protocols, punch::is_private};
+use super::{Inner, clocks::Clocks, families::interleave, protocols, punch::is_private};
 use crate::{
     Event, StreamError,
     session::Conn,
@@ -323,6 +323,7 @@ impl Inner {
         };
         let told = told.into_iter().filter(|e| !is_private(e.addr().ip()));
         let (udp, mut rest): (Vec<_>, Vec<_>) = told.partition(|e| e.udp().is_some());
+        let udp = interleave(udp, true);
         let others = rest.split_off(rest.len().min(1));
         let mut addresses = Vec::new();
         for endpoint in dialled.into_iter().chain(rest).chain(udp).chain(others) {
@@ -413,6 +414,7 @@ impl Inner {
         if !hello.record.is_empty() {
             let told = self.try_learn(&hello.record);
             self.note_clock(recv.peer(), &told);
+            self.peer_told(recv.peer());
         }
         Ok(())
     }

@@ -49,6 +49,7 @@ pub(super) fn start(
         max_circuits_per_peer: config.relay.max_circuits_per_peer,
     };
     let (websockets, servers) = WebSockets::new(&host, &fabric.carriers, &config.websocket)?;
+    let network = Network::first(&*host, &fabric);
     let inner = Arc::new(Inner {
         me,
         fabric,
@@ -58,7 +59,7 @@ pub(super) fn start(
         nat: super::nat::Nat::new(),
         keypair,
         network_id,
-        network: watch::Sender::new(Network::FIRST),
+        network: watch::Sender::new(network),
         host,
         sockets,
         socket_failed,

@@ -18,7 +18,7 @@ use anyhop_proto::{
     circuit::CircuitId,
     is_virtual,
     path::{
-        Action, CloseReason, Ladder, Offer, PathAgent, PathKey, Role, Route, Sample,
+        Action, CloseReason, Family, Ladder, Offer, PathAgent, PathKey, Role, Route, Sample,
         Technique as Rung,
     },
 };
@@ -35,7 +35,7 @@ use super::{
     probing::{Found, Probing},
 };
 use crate::{
-    Carrier, Event, PathInfo, PathKind,
+    Carrier, Event, KEEP_ALIVE, PathInfo, PathKind,
     carrier::CarrierUse,
     circuit::LocalCircuit,
     engine::{Path, PathEvent, PathEvents, PathId, PathStatus, Pin, canonical, close},
@@ -57,6 +57,8 @@ const QUICK_TICK: Duration = Duration::from_millis(30);
 const QUICK_TICKS: u32 = 10;
 /// Direct paths of one session, above which a new address of the peer's is left alone.
 const ENOUGH_DIRECT: usize = 3;
+/// Addresses of the peer's asked at once in a family that has no path.
+const MAX_FAMILY_ADDRESSES: usize = 4;
 /// Longest wait for the peer before a punch: a wrong round trip must not stop it.
 const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
 
@@ -104,6 +106,8 @@ pub(crate) struct Driver {
     conn: Arc<Conn>,
     commands: mpsc::Receiver<Command>,
     network: watch::Receiver<Network>,
+    /// Changes of the network that the agent knows.
+    changes_seen: u64,
     events: PathEvents,
     agent: PathAgent,
     probing: Probing,
@@ -128,6 +132,8 @@ pub(crate) struct Driver {
     attempt: Option<Attempt>,
     /// Sockets that paths of this connection have for themselves, and since when.
     pins: Vec<(Pin, Instant)>,
+    /// A path to where the peer was found is being opened.
+    opening_found: bool,
     /// Counters are still read often, this many times.
     quick_ticks: u32,
     /// The link's addresses as the label table has them.
@@ -159,10 +165,12 @@ impl Driver {
         let agent = PathAgent::new(conn.role, direct_wanted, 0, route_of(remote));
         let probing = Probing::new(Arc::clone(&node.fabric), Arc::clone(&conn));
         let network = node.network();
+        let changes_seen = network.borrow().changes;
         let mut driver = Self {
             node,
             conn,
             commands,
+            changes_seen,
             network,
             events,
             agent,
@@ -180,9 +188,14 @@ impl Driver {
             proposed: Rung::Punch,
             attempt: None,
             pins: Vec::new(),
+            opening_found: false,
             quick_ticks: 0,
             published_link: Vec::new(),
         };
+        driver.agent.set_families(&driver.network.borrow().families);
+        if let Some(first) = driver.paths.get(&0) {
+            keep_alive(first, &driver.network.borrow());
+        }
         driver.watch(remote);
         if let Some(circuit) = circuit {
             driver.circuits.insert(circuit.id, circuit);
@@ -287,10 +300,21 @@ impl Driver {
     }
 
     fn answers_at(&mut self, addr: SocketAddr) {
-        if self.paths.values().all(|open| open.remote != addr) {
-            let conn = Arc::clone(&self.conn);
-            self.jobs
-                .spawn(async move { Job::FoundPath(open_path(&conn, addr).await) });
+        let known = self.paths.values().any(|open| open.remote == addr);
+        if known || self.opening_found || self.conn.role != Role::Client {
+            return;
+        }
+        self.opening_found = true;
+        let conn = Arc::clone(&self.conn);
+        self.jobs
+            .spawn(async move { Job::FoundPath(open_path(&conn, addr).await) });
+    }
+
+    /// Asks where else the peer is, over the family that has no path.
+    fn try_family(&mut self, family: Family) {
+        let addresses = self.node.addresses_of(self.conn.peer, family);
+        for addr in addresses.into_iter().take(MAX_FAMILY_ADDRESSES) {
+            self.probing.check(addr);
         }
     }
 
@@ -302,7 +326,15 @@ impl Driver {
     /// This machine's network changed. The agent has every path pinged, from wherever it
     /// now is; the engine does the same for itself.
     fn network_changed(&mut self) {
-        let network = *self.network.borrow_and_update();
+        let network = self.network.borrow_and_update().clone();
+        for open in self.paths.values() {
+            keep_alive(open, &network);
+        }
+        if network.changes == self.changes_seen {
+            return;
+        }
+        self.changes_seen = network.changes;
+        self.agent.set_families(&network.families);
         self.ladder.network_changed();
         self.agent.handle_network_changed(now(), network.online);
         self.look_often();
@@ -369,6 +401,7 @@ impl Driver {
                 self.begin_attempt(*agreed, half_rtt);
             }
             Command::Probe => self.speak_up(),
+            Command::PeerTold => self.agent.handle_peer_told(now()),
             Command::Echo(over, waiting) => self.echo(over, waiting),
             Command::CircuitEnded(circuit) => {
                 self.circuits.remove(&circuit);
@@ -383,9 +416,11 @@ impl Driver {
             Job::Agreed(peer, agreed) => self.agreed(peer.as_deref(), agreed),
             Job::DirectPath(Ok(addr)) => self.attempt_succeeded(addr),
             Job::DirectPath(Err(reason)) => self.attempt_failed(&reason),
-            Job::FoundPath(Ok(())) => {}
-            Job::FoundPath(Err(reason)) => {
-                tracing::debug!(peer = %self.conn.peer, reason, "no path to where it answered");
+            Job::FoundPath(result) => {
+                self.opening_found = false;
+                if let Err(reason) = result {
+                    tracing::debug!(peer = %self.conn.peer, reason, "no path to where it answered");
+                }
             }
             Job::CircuitPath(wanted, Ok(circuit)) => {
                 self.circuits.insert(circuit.id, circuit);
@@ -447,6 +482,7 @@ impl Driver {
                 Action::Select(_) => self.apply_selection(),
                 Action::Close(key, reason) => self.close_path(key, reason),
                 Action::Punch => self.start_round(),
+                Action::TryFamily(family) => self.try_family(family),
                 Action::OpenCircuit => self.start_circuit(Wanted::AnyCircuit),
                 Action::OpenStandby => self.start_circuit(Wanted::Standby),
                 Action::OpenWebSocket => self.start_websocket(),
@@ -519,17 +555,16 @@ impl Driver {
         let key = self.next_key;
         self.next_key += 1;
         self.keys.insert(id, key);
-        self.paths.insert(
-            key,
-            OpenPath {
-                path,
-                id,
-                remote,
-                rtt: Duration::ZERO,
-                mtu: 0,
-                _held: hold(&self.node, remote),
-            },
-        );
+        let open = OpenPath {
+            path,
+            id,
+            remote,
+            rtt: Duration::ZERO,
+            mtu: 0,
+            _held: hold(&self.node, remote),
+        };
+        keep_alive(&open, &self.network.borrow());
+        self.paths.insert(key, open);
         self.watch(remote);
         self.agent.handle_opened(now(), key, route_of(remote));
         self.sample();
@@ -724,6 +759,17 @@ impl Driver {
         tracing::debug!(peer = %self.conn.peer, reason, "connection ended");
         self.node.conn_ended(&self.conn, reason);
     }
+}
+
+/// Has the engine keep a path's mappings alive.
+fn keep_alive(open: &OpenPath, network: &Network) {
+    let interval = if is_circuit(open.remote) {
+        KEEP_ALIVE
+    } else {
+        network.keep_alive(&open.remote)
+    };
+    // Fails only for a path that is being closed.
+    let _ = open.path.set_keep_alive_interval(Some(interval));
 }
 
 fn now() -> std::time::Instant {

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Probe,
     /// Send a probe, and tell when it is answered.
     Echo(Over, oneshot::Sender<()>),
+    /// The peer told other addresses than before.
+    PeerTold,
     /// A circuit that a path may run over was torn down.
     CircuitEnded(CircuitId),
 }
