@@ -763,7 +763,7 @@ impl Driver {
 
 /// Has the engine keep a path's mappings alive.
 fn keep_alive(open: &OpenPath, network: &Network) {
-    let interval = if is_circuit(open.remote) {
+    let interval = if is_virtual(&open.remote) {
         KEEP_ALIVE
     } else {
         network.keep_alive(&open.remote)
