@@ -1,4 +1,5 @@
 //! IPv4 and IPv6: nodes with both use both, and lose nothing when one goes.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
