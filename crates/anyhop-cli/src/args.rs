@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhop::{DEFAULT_MAX_MESSAGE_SIZE, Encoding, NetworkName, PeerAddr};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
 
@@ -41,7 +44,8 @@ pub(crate) struct Cli {
 pub(crate) struct Global {
     /// Directory of the key and the daemon's socket
     /// [default: $XDG_STATE_HOME/anyhop or ~/.local/state/anyhop]
-    #[arg(long, global = true, value_name = "DIR", env = "ANYHOP_STATE_DIR")]
+    #[arg(long, global = true, value_name = "DIR", env = "ANYHOP_STATE_DIR",
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) state_dir: Option<PathBuf>,
     /// Print JSON: one value, or one per line
     #[arg(long, global = true)]

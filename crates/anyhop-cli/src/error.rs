@@ -218,7 +218,7 @@ fn dial_hint(e: &DialError) -> String {
             .to_owned(),
         DialError::NoRoute { attempts, .. } if attempts.is_empty() => "check that the peer \
              runs and bootstraps from a node of this network, or give its address with \
-             `anyhop connect MULTIADDR`"
+             `anyhop connect MULTIADDR`; `anyhop explain PEER` tells all that was tried"
             .to_owned(),
         DialError::WrongPeer { actual, .. } => format!(
             "nothing was sent; check the /p2p/ part of the address, or use {actual} if that is who you mean"

@@ -169,6 +169,9 @@ impl Explanation {
         if !facts.direct_paths {
             return format!("{via}: this node was told not to look for direct paths");
         }
+        if let Some(why) = self.no_common_ground() {
+            return format!("{via}: {why}");
+        }
         if let Some(running) = self.running(|a| a.technique != Technique::Circuit) {
             let seconds = running.took_ms as f64 / 1000.0;
             let what = describe(running.technique);
@@ -178,6 +181,20 @@ impl Explanation {
             Some(why) => format!("{via}: {why}"),
             None => format!("{via}: no direct path has been tried yet"),
         }
+    }
+
+    /// Why there is nothing to try: no address of the peer is of use from here.
+    fn no_common_ground(&self) -> Option<String> {
+        let theirs = self.candidates.theirs.iter();
+        let mut addresses = theirs.filter(|c| c.source != CandidateSource::Relay);
+        let first = addresses.clone().next()?;
+        let all_unusable = addresses.all(|c| !c.unusable.is_empty());
+        all_unusable.then(|| {
+            format!(
+                "none of the peer's addresses can be tried from here ({}: {})",
+                first.address, first.unusable
+            )
+        })
     }
 
     /// What has been tried in vain for something better than `path`.
@@ -193,8 +210,10 @@ impl Explanation {
         let failed = self.attempts.iter().filter(better).filter(ended);
         let failed: Vec<_> = failed.collect();
         let last = failed.last()?;
-        let count = match failed.len() {
-            1 => "the one attempt".to_owned(),
+        let made = |a: &&&AttemptInfo| a.outcome == AttemptOutcome::Failed;
+        let count = match failed.iter().filter(made).count() {
+            0 => return Some(format!("{what} is not tried for now: {}", last.reason)),
+            1 => "1 attempt".to_owned(),
             n => format!("{n} attempts"),
         };
         let nat = match our_nat(facts.nat, path.carrier) {
@@ -410,7 +429,7 @@ mod tests {
         assert!(
             verdict.starts_with(
                 "Reached directly at 198.51.100.7:4001 over WebSocket, found by a WebSocket; \
-                 the one attempt at UDP came to nothing"
+                 1 attempt at UDP came to nothing"
             ),
             "{verdict}"
         );
@@ -430,9 +449,21 @@ mod tests {
         });
         assert_eq!(
             verdict(&e, None),
-            "Reached through Relay: the one attempt at a direct path came to nothing (the NAT on \
+            "Reached through Relay: 1 attempt at a direct path came to nothing (the NAT on \
              this side gives each destination another port), the last by a simultaneous punch 4 s \
              ago: no answer; next: a punch with low-TTL openers in 2.5 s."
+        );
+        e.attempts[1].outcome = AttemptOutcome::Skipped;
+        assert!(verdict(&e, None).contains("a direct path is not tried for now: no answer; next"));
+        e.candidates.theirs = vec![CandidateInfo {
+            address: "[2001:db8::1]:4001".to_owned(),
+            source: CandidateSource::Record,
+            unusable: "this node has no IPv6 socket".to_owned(),
+        }];
+        let lonely = verdict(&e, None);
+        assert!(
+            lonely.contains("([2001:db8::1]:4001: this node has no IPv6"),
+            "{lonely}"
         );
         let nat = NatStatus::default();
         let told_not_to = Facts {

@@ -171,7 +171,7 @@ fn nat(facts: &Facts) -> Check {
         .collect();
     if families.is_empty() {
         return match nat.reachability.as_str() {
-            "public" => Check::ok("nat", "no NAT: strangers can dial this node").detail(detail),
+            "public" => Check::ok("nat", "no NAT: strangers can dial this node"),
             "behind_nat" => Check::skipped("nat", "behind a NAT of a kind not found out yet")
                 .detail(detail)
                 .remedy("name two or more peers on different hosts with --bootstrap, which show how the NAT treats each"),
@@ -244,7 +244,7 @@ fn relays(facts: &Facts) -> Check {
     let status = &facts.status;
     let attached = status.attachments.len();
     let detail = format!(
-        "{attached} attachments, {} sessions, {} bootstrap peers",
+        "attachments: {attached}, sessions: {}, bootstrap peers: {}",
         status.sessions,
         facts.bootstrap.len()
     );

@@ -119,7 +119,10 @@ async fn reach(node: &Node, peer: PeerId) -> Result<Reached, String> {
 /// The reason alone where one way was tried.
 fn reason(error: &anyhop::DialError) -> String {
     match error {
-        anyhop::DialError::Unreachable { attempts, .. } if !attempts.is_empty() => {
+        anyhop::DialError::Unreachable { attempts, .. }
+        | anyhop::DialError::NoRoute { attempts, .. }
+            if !attempts.is_empty() =>
+        {
             let mut reasons: Vec<_> = attempts.iter().map(|a| a.reason.as_str()).collect();
             reasons.dedup();
             reasons.join("; ")

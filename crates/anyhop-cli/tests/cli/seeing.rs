@@ -368,6 +368,7 @@ fn a_peer_behind_a_relay_is_explained_and_traced_over_it() {
     assert_eq!(e["state"], "relayed", "{e}");
     assert_eq!(e["selected"]["via"], serde_json::json!([relay.peer_id]));
     assert!(verdict(&e).starts_with(&format!("Reached through {}", relay.peer_id)));
+    assert!(verdict(&e).contains("none of the peer's addresses"), "{e}");
     let theirs = e["candidates"]["theirs"].as_array().expect("a list");
     let v6 = theirs
         .iter()

@@ -44,7 +44,13 @@ fn the_state_directory_can_come_from_the_environment() {
     let by_env = run(bare().env("ANYHOP_STATE_DIR", dir.path()).arg("id")).ok();
     assert_eq!(given.text(), by_env.text());
     let home = tempfile::tempdir().expect("a directory");
-    run(bare().env("HOME", home.path()).arg("id")).ok();
+    // An empty variable is as good as none.
+    let command = &mut bare();
+    run(command
+        .envs([("ANYHOP_STATE_DIR", "")])
+        .env("HOME", home.path())
+        .arg("id"))
+    .ok();
     assert!(home.path().join(".local/state/anyhop/key").exists());
 }
 
