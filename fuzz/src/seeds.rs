@@ -14,7 +14,9 @@ use anyhop_proto::{
     nat::{Allocation, Family, Filtering, Mapping, Profile, Profiles},
     path::{Candidate, CandidateKind, Offer, Prediction, Technique},
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
-    route::{Find, FindAnswer, Found, LinkReport, Measured, Nothing, Trace, TraceAnswer},
+    route::{
+        Find, FindAnswer, Found, Known, LinkReport, Measured, Nothing, Sample, Trace, TraceAnswer,
+    },
     take_frame,
     websocket::{Opcode, put_frame},
 };
@@ -119,6 +121,7 @@ pub(crate) fn control_contents() -> Vec<Vec<u8>> {
         Answer {
             record: record.clone(),
             linked: true,
+            related: vec![record.clone()],
         }
         .encode(),
         Hello { record }.encode(),
@@ -227,12 +230,19 @@ pub(crate) fn route_contents() -> Vec<Vec<u8>> {
             link(peer(5), Err(RefusalReason::NoLink)),
         ],
     };
+    let sample = Sample {
+        peers: vec![Known {
+            record: signed_records().remove(0),
+            known_s: 600,
+        }],
+    };
     let frames = [
         find.encode(),
         found.encode(),
         nothing.encode(),
         trace.encode(),
         links.encode(),
+        sample.encode(),
     ];
     frames.iter().map(|frame| content(frame)).collect()
 }

@@ -15,7 +15,7 @@ use anyhop_proto::{
     message::Header,
     path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
-    route::{Find, FindAnswer, Trace, TraceAnswer},
+    route::{Find, FindAnswer, Sample, Trace, TraceAnswer},
     take_frame,
     websocket::{Decoder, Frame, Sender, WebSocketError},
 };
@@ -157,6 +157,7 @@ pub fn circuit_frames(data: &[u8]) -> bool {
 pub fn route_frames(data: &[u8]) -> bool {
     let (encode, decode) = (TraceAnswer::encode, TraceAnswer::decode);
     round_trip(Trace::decode(data), Trace::encode, Trace::decode)
+        | round_trip(Sample::decode(data), Sample::encode, Sample::decode)
         | round_trip(decode(data), encode, decode)
         | round_trip(Find::decode(data), Find::encode, Find::decode)
         | round_trip(

@@ -12,6 +12,8 @@ use anyhop_base::PeerId;
 
 use crate::frame::{FrameError, decode, encode_frame, peer_id};
 
+/// Records of relays that come with the answer to a lookup.
+pub const MAX_RELATED: usize = 12;
 /// Largest control frame, bytes.
 pub const MAX_CONTROL_FRAME: usize = 8 * 1024;
 
@@ -32,6 +34,8 @@ mod wire {
         pub(super) record: Vec<u8>,
         #[prost(bool, tag = "2")]
         pub(super) linked: bool,
+        #[prost(bytes = "vec", repeated, tag = "3")]
+        pub(super) related: Vec<Vec<u8>>,
     }
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Attached {
@@ -101,15 +105,28 @@ pub struct Answer {
     pub record: Vec<u8>,
     /// Whether the answering node has a link to the peer now and relays.
     pub linked: bool,
+    /// Encoded `SignedRecord`s of its attachments, of theirs, and so on, nearest first; at
+    /// most [`MAX_RELATED`].
+    pub related: Vec<Vec<u8>>,
 }
 
 impl Answer {
-    /// Its frame.
+    /// Its frame. Related records for which there is no room in [`MAX_CONTROL_FRAME`] are
+    /// left out.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        // Tags and lengths take less than 8 bytes for each.
+        let mut room = MAX_CONTROL_FRAME.saturating_sub(self.record.len() + 16);
+        let fitting = self.related.iter().take(MAX_RELATED).filter(|record| {
+            let size = record.len() + 8;
+            let fits = size <= room;
+            room -= if fits { size } else { 0 };
+            fits
+        });
         encode_frame(&wire::Answer {
             record: self.record.clone(),
             linked: self.linked,
+            related: fitting.cloned().collect(),
         })
     }
 
@@ -118,8 +135,17 @@ impl Answer {
     /// # Errors
     /// When it is no such message.
     pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
-        let wire::Answer { record, linked } = decode(content)?;
-        Ok(Self { record, linked })
+        let wire::Answer {
+            record,
+            linked,
+            mut related,
+        } = decode(content)?;
+        related.truncate(MAX_RELATED);
+        Ok(Self {
+            record,
+            linked,
+            related,
+        })
     }
 }
 
@@ -156,10 +182,35 @@ mod tests {
     use super::*;
     use crate::take_frame;
 
+    #[test]
+    fn an_answer_has_these_bytes_and_leaves_out_what_does_not_fit() {
+        let answer = Answer {
+            record: vec![7],
+            linked: true,
+            related: vec![vec![8, 9]],
+        };
+        let bytes = [9, 0x0a, 1, 7, 0x10, 1, 0x1a, 2, 8, 9];
+        assert_eq!(answer.encode(), bytes);
+        let large = Answer {
+            record: vec![1; 4096],
+            linked: false,
+            related: vec![vec![2; 1500]; MAX_RELATED],
+        };
+        let frame = large.encode();
+        let content = take_frame(&mut &frame[..], MAX_CONTROL_FRAME)
+            .unwrap()
+            .unwrap();
+        assert_eq!(Answer::decode(content).unwrap().related.len(), 2);
+    }
+
     proptest! {
         #[test]
-        fn frames_survive_a_round_trip(record in proptest::collection::vec(any::<u8>(), 0..2000), linked: bool) {
-            let answer = Answer { record, linked };
+        fn frames_survive_a_round_trip(
+            record in proptest::collection::vec(any::<u8>(), 0..2000),
+            linked: bool,
+            related in 0..=MAX_RELATED,
+        ) {
+            let answer = Answer { record, linked, related: vec![vec![7; 400]; related] };
             let frame = answer.encode();
             let mut input = &frame[..];
             let content = take_frame(&mut input, MAX_CONTROL_FRAME).unwrap().unwrap();

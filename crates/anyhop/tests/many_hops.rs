@@ -238,3 +238,65 @@ async fn without_a_standby_the_next_way_is_searched_when_a_relay_dies() {
     println!("repaired after {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_names_a_dead_relay_does_not_keep_a_living_one_from_being_found() {
+    let mesh = Mesh::new(8, &[&[], &[0], &[0], &[1, 2]]).await;
+    let (a, b) = (&mesh.nodes[0], &mesh.nodes[3]);
+    exchange(a, b, "its record is known now").await;
+    // The link dies with its relay, and what the record says of it stays.
+    a.connect(b.peer_id()).await.unwrap().close();
+    sleep(Duration::from_secs(1)).await;
+    mesh.net.cut(&mesh.hosts[1]);
+    let begin = Instant::now();
+    exchange(a, b, "over the other one").await;
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(mesh.via(0, 3), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_relay_is_gone_around_or_named() {
+    let full = |n: usize| {
+        let mut config = config();
+        if n == 2 {
+            config.relay.max_circuits = 0;
+        }
+        config
+    };
+    let mesh = Mesh::with(9, &[&[], &[0], &[1], &[2], &[1], &[4, 3]], full).await;
+    exchange(&mesh.nodes[0], &mesh.nodes[5], "around").await;
+    assert_eq!(mesh.via(0, 5), [1, 4]);
+    let chain = Mesh::with(10, &[&[], &[0], &[1], &[2]], full).await;
+    let far = chain.nodes[3].peer_id();
+    match chain.nodes[0].connect(far).await.unwrap_err() {
+        DialError::NoRoute { refused, .. } => {
+            assert_eq!(refused[0].by, chain.nodes[2].peer_id());
+            assert!(refused[0].reason.contains("full"), "{refused:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ring_of_nodes_is_searched_without_going_round() {
+    // Every search meets itself on the far side of the ring.
+    let ring: Vec<Vec<usize>> = (0..10_usize)
+        .map(|n| match n {
+            0 => vec![],
+            9 => vec![8, 0],
+            n => vec![n - 1],
+        })
+        .collect();
+    let ring: Vec<&[usize]> = ring.iter().map(Vec::as_slice).collect();
+    let mesh = Mesh::new(11, &ring).await;
+    exchange(&mesh.nodes[0], &mesh.nodes[5], "half way").await;
+    assert_eq!(mesh.via(0, 5).len(), 4);
+    let nobody = anyhop::Keypair::generate_ed25519().public().to_peer_id();
+    match mesh.nodes[0].connect(nobody).await.unwrap_err() {
+        DialError::NoRoute {
+            reached, reason, ..
+        } => assert_eq!((reached, reason), (9, NoRouteReason::Exhausted)),
+        other => panic!("{other:?}"),
+    }
+}

@@ -28,15 +28,15 @@ pub const FIND_BURST: u32 = 128;
 /// Time after which it may make one more.
 pub const FIND_INTERVAL: Duration = Duration::from_millis(20);
 /// Requests this node passes on at once after a pause, over all searches of others.
-pub const FORWARD_BURST: u32 = 1024;
+pub const FORWARD_BURST: u32 = 4096;
 /// Time after which it passes on one more.
-pub const FORWARD_INTERVAL: Duration = Duration::from_millis(2);
+pub const FORWARD_INTERVAL: Duration = Duration::from_millis(1);
 /// Neighbours that one request is passed on to.
 pub const MAX_FANOUT: usize = 128;
 /// How long a nonce is remembered: longer than any ring takes.
 const SEEN_FOR: Duration = Duration::from_secs(15);
 /// Nonces remembered at once; the limit on requests stays below it.
-const MAX_SEEN: usize = 16_384;
+const MAX_SEEN: usize = 32_768;
 /// What all searches of others share.
 const FORWARDS: Bucket = Bucket {
     burst: FORWARD_BURST,

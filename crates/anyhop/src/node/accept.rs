@@ -173,6 +173,7 @@ impl Inner {
             Some(protocols::PING) => echo(send, recv).await,
             Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,
             Some(protocols::FIND) => Box::pin(self.serve_find(&conn, send, recv)).await,
+            Some(protocols::PEERS) => Box::pin(self.serve_peers(&conn, send)).await,
             Some(protocols::TRACE) => Box::pin(self.serve_trace(&conn, send, recv)).await,
             Some(protocols::PUNCH) => {
                 Box::pin(punch::serve(Arc::clone(self), conn, send, recv)).await

@@ -26,7 +26,7 @@ impl Inner {
         let mut wait = RETRY;
         loop {
             let started = Instant::now();
-            match self.connect(bootstrap.peer).await {
+            match self.connect_quietly(bootstrap.peer).await {
                 Ok(conn) => self.stay_attached(&conn, bootstrap.addr).await,
                 Err(e @ DialError::WrongPeer { .. }) => {
                     tracing::warn!(error = %e, "bootstrap peer not reached: check its address");
@@ -46,29 +46,52 @@ impl Inner {
         }
     }
 
-    /// Attaches and waits until the link is lost.
+    /// Attaches and waits until the session is lost.
     async fn stay_attached(&self, conn: &Conn, addr: Endpoint) {
-        match self.attach(conn, addr).await {
-            Ok(()) => {}
-            Err(e) => tracing::debug!(peer = %conn.peer, error = %e, "not attached"),
+        if let Err(e) = self.attach(conn, vec![addr]).await {
+            tracing::debug!(peer = %conn.peer, error = %e, "not attached");
         }
         self.set_attachment(conn.peer, None);
         conn.quic.closed().await;
     }
 
-    /// The open stream is the attachment.
-    async fn attach(&self, conn: &Conn, addr: Endpoint) -> Result<(), crate::StreamError> {
+    /// Attaches to a relay, to be dialled at `addresses`: the open stream is the
+    /// attachment. Returns when it ends, and at once when the peer does not relay.
+    pub(super) async fn attach(
+        &self,
+        conn: &Conn,
+        addresses: Vec<Endpoint>,
+    ) -> Result<(), crate::StreamError> {
         let protocol = self.protocol(protocols::ATTACH);
         let (_send, mut recv) = conn.open_bi(&protocol, protocols::ATTACH).await?;
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
         let attached = Attached::decode(&frame).map_err(|_| malformed(&mut recv))?;
-        // Circuits are built on links: a bootstrap peer reached over others is none.
-        if attached.relays && conn.is_link() {
-            self.set_attachment(conn.peer, Some(vec![addr]));
+        if !attached.relays {
+            return Ok(());
         }
+        let mut paths = conn.paths.subscribe();
+        let mut told = false;
         let mut rest = [0; 16];
-        while recv.read(&mut rest).await?.is_some() {}
-        Ok(())
+        loop {
+            // Circuits are built on links: a relay reached over others is none.
+            let is_link = paths.borrow_and_update().is_link();
+            if is_link != told {
+                told = is_link;
+                self.set_attachment(conn.peer, told.then(|| addresses.clone()));
+            }
+            tokio::select! {
+                read = recv.read(&mut rest) => {
+                    if read?.is_none() {
+                        return Ok(());
+                    }
+                }
+                changed = paths.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 
     /// Waits until some bootstrap peer is connected, if there are any to wait for.

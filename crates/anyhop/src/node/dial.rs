@@ -96,6 +96,23 @@ impl Inner {
         }
     }
 
+    /// The connection to a peer that is dialled again and again: over what is known and
+    /// what others know, without a search, which would flood the nodes around each time.
+    pub(super) async fn connect_quietly(
+        self: &Arc<Self>,
+        peer: PeerId,
+    ) -> Result<Arc<Conn>, DialError> {
+        if let Some(conn) = self.working(peer) {
+            return Ok(conn);
+        }
+        self.check_session_limit(peer)?;
+        let mut race = Race::new(Arc::clone(self), peer);
+        race.may_search = false;
+        let outcome = race.run_in_time(self.whereabouts(peer)).await;
+        self.attempts.dialled(peer, outcome.as_ref().err());
+        outcome
+    }
+
     /// A session that answers. One whose paths are all dead is dialled over.
     fn working(&self, peer: PeerId) -> Option<Arc<Conn>> {
         self.current(peer).filter(|c| !c.paths.borrow().stalled)
@@ -131,12 +148,8 @@ impl Inner {
             // Without a bootstrap peer there is just nobody to ask.
             let _ = timeout(BOOTSTRAP_WAIT, self.bootstrapped()).await;
         }
-        let mut race = Race::new(Arc::clone(self), peer);
-        let limit = self.config.dial_timeout;
-        if let Ok(Some(conn)) = timeout(limit, race.run(found)).await {
-            return Ok(conn);
-        }
-        Err(race.explain())
+        let race = Race::new(Arc::clone(self), peer);
+        race.run_in_time(found).await
     }
 
     /// Says hello on the connection that won and makes it live.
@@ -291,6 +304,7 @@ struct Race {
     failures: Vec<Failure>,
     /// Peers asked for the record; `None` before that.
     asked: Option<usize>,
+    may_search: bool,
     searches: u32,
     search_running: bool,
     avoid: Vec<PeerId>,
@@ -308,10 +322,19 @@ impl Race {
             ways: Vec::new(),
             failures: Vec::new(),
             asked: None,
+            may_search: true,
             searches: 0,
             search_running: false,
             avoid: Vec::new(),
             report: Arc::default(),
+        }
+    }
+
+    async fn run_in_time(mut self, found: Whereabouts) -> Result<Arc<Conn>, DialError> {
+        let limit = self.node.config.dial_timeout;
+        match timeout(limit, self.run(found)).await {
+            Ok(Some(conn)) => Ok(conn),
+            Ok(None) | Err(_) => Err(self.explain()),
         }
     }
 
@@ -334,7 +357,7 @@ impl Race {
             if self.jobs.is_empty() && !self.go_on() {
                 return None;
             }
-            let due = self.searches == 0;
+            let due = self.may_search && self.searches == 0;
             tokio::select! {
                 Some(Ok(step)) = self.jobs.join_next() => {
                     if let Some(conn) = self.handle(step).await {
@@ -367,7 +390,7 @@ impl Race {
     fn go_on(&mut self) -> bool {
         if self.asked.is_none() {
             self.look_up();
-        } else if self.searches == 0 {
+        } else if self.may_search && self.searches == 0 {
             self.search();
         } else {
             return false;
@@ -537,7 +560,10 @@ impl Race {
         let report = self.report.lock().expect("no holder panics").take();
         let (asked, no_search) = (self.asked.unwrap_or(0), Report::default());
         let report = report.unwrap_or(no_search);
-        if attempts.is_empty() && report.reason == EndReason::NoNeighbours {
+        if !self.may_search && !attempts.is_empty() {
+            return DialError::Unreachable { peer, attempts };
+        }
+        if attempts.is_empty() && (!self.may_search || report.reason == EndReason::NoNeighbours) {
             return DialError::Unknown { peer, asked };
         }
         DialError::NoRoute {

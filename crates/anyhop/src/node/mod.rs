@@ -12,6 +12,7 @@ mod explain;
 mod families;
 mod find;
 mod inbox;
+mod keep;
 mod monitor;
 mod nat;
 pub(crate) mod punch;
@@ -66,6 +67,7 @@ pub(crate) mod protocols {
     pub(crate) const RECORD: &str = "record/1";
     pub(crate) const LOOKUP: &str = "lookup/1";
     pub(crate) const FIND: &str = "find/1";
+    pub(crate) const PEERS: &str = "peers/1";
     pub(crate) const TRACE: &str = "trace/1";
     pub(crate) const ATTACH: &str = "attach/1";
     pub(crate) const PUNCH: &str = "punch/2";
@@ -194,10 +196,12 @@ pub(crate) struct Inner {
     dials: Mutex<dial::Dials>,
     searches: Mutex<SearchBook>,
     traces: Mutex<PerNeighbour>,
+    samples: Mutex<PerNeighbour>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
     record_dirty: Notify,
     session_changed: Notify,
+    attachments_changed: Notify,
     events: broadcast::Sender<Event>,
     next_link: AtomicU64,
     stop: CancellationToken,

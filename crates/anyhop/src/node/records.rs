@@ -15,7 +15,8 @@ use anyhop_base::{
 };
 use anyhop_proto::{
     circuit::LinkId,
-    control::{Answer, Hello, MAX_CONTROL_FRAME, Query},
+    control::{Answer, Hello, MAX_CONTROL_FRAME, MAX_RELATED, Query},
+    route::needed,
 };
 use tokio::{
     task::JoinSet,
@@ -33,6 +34,8 @@ use crate::{
 const MAX_RECORDS: usize = 16_384;
 /// Addresses of one peer, told by hand.
 const MAX_MANUAL_ADDRESSES: usize = 8;
+/// Addresses told of one of our attachments.
+pub(super) const MAX_ATTACHMENT_ENDPOINTS: usize = MAX_ATTACHMENT_ADDRESSES;
 /// Peers with addresses told by hand.
 const MAX_MANUAL_PEERS: usize = 1024;
 /// WebSocket addresses in our own record.
@@ -96,6 +99,11 @@ impl Book {
         self.attachments.keys().copied()
     }
 
+    /// Attachments and where their relays may be dialled.
+    pub(super) fn attached_at(&self) -> impl Iterator<Item = (PeerId, &[Endpoint])> + '_ {
+        self.attachments.iter().map(|(peer, at)| (*peer, &**at))
+    }
+
     /// What a peer said last, whether or not its time is over.
     pub(super) fn record(&self, peer: PeerId) -> Option<&Record> {
         self.records.get(&peer).map(SignedRecord::record)
@@ -105,6 +113,13 @@ impl Book {
     pub(super) fn signed(&self, peer: PeerId, now_unix_s: u64) -> Option<&SignedRecord> {
         let known = self.records.get(&peer);
         known.filter(|r| r.record().expires_unix_s > now_unix_s)
+    }
+
+    /// The relays that a peer says it is attached to.
+    pub(super) fn attachments_of(&self, peer: PeerId, now_unix_s: u64) -> Vec<PeerId> {
+        let record = self.signed(peer, now_unix_s).map(SignedRecord::record);
+        let attachments = record.map(|r| r.attachments.iter());
+        attachments.into_iter().flatten().map(|a| a.relay).collect()
     }
 
     fn observed(&self) -> Vec<SocketAddr> {
@@ -185,7 +200,7 @@ impl Whereabouts {
     }
 }
 
-fn endpoints(addresses: &[anyhop_base::Multiaddr]) -> Vec<Endpoint> {
+pub(super) fn endpoints(addresses: &[anyhop_base::Multiaddr]) -> Vec<Endpoint> {
     addresses
         .iter()
         .filter_map(|a| parse_multiaddr(a).ok())
@@ -249,6 +264,7 @@ impl Inner {
                 None => book.attachments.remove(&relay),
             };
         }
+        self.attachments_changed.notify_one();
         self.record_changed();
     }
 
@@ -449,14 +465,18 @@ impl Inner {
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
         let query = Query::decode(&frame).map_err(|_| malformed(&mut recv))?;
         let now = self.now_unix_s();
-        let record = {
+        let (record, related) = {
             let book = self.book();
-            book.signed(query.peer, now).map(SignedRecord::encode)
+            let relays = needed(query.peer, |peer| book.attachments_of(peer, now));
+            let encoded = |peer| book.signed(peer, now).map(SignedRecord::encode);
+            let related = relays.into_iter().filter_map(encoded);
+            (encoded(query.peer), related.take(MAX_RELATED).collect())
         };
         let linked = self.config.relay.enabled && self.link_to(query.peer).is_some();
         let answer = Answer {
             record: record.unwrap_or_default(),
             linked,
+            related,
         };
         send.write_all(&answer.encode()).await?;
         send.finish()
@@ -511,6 +531,9 @@ impl Inner {
                 continue;
             };
             answered += 1;
+            for related in &answer.related {
+                self.learn(related);
+            }
             let record = self.learn(&answer.record);
             if let Some(record) = record.filter(|r| r.peer == peer) {
                 found.add_record(&record);

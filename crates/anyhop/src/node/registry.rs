@@ -8,6 +8,7 @@ use std::{
 use anyhop_base::{PeerId, Record};
 use anyhop_proto::{
     circuit::{CircuitId, LinkId},
+    route::OwnLink,
     session::{Candidate, Keep, arbitrate},
 };
 
@@ -203,6 +204,19 @@ impl Inner {
         let entry = sessions.peers.get(&peer)?;
         let mut conns = std::iter::once(&entry.current).chain(&entry.others);
         conns.find(|c| c.is_link()).map(Arc::clone)
+    }
+
+    /// This node's links, one for each neighbour, with what they measure.
+    pub(crate) fn own_links(&self) -> Vec<OwnLink> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        let mut links: Vec<_> = sessions
+            .links
+            .values()
+            .filter_map(|c| c.own_link())
+            .collect();
+        links.sort_by_key(|link| (link.peer, link.rtt));
+        links.dedup_by_key(|link| link.peer);
+        links
     }
 
     /// The peers this node has links to.

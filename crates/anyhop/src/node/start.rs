@@ -8,7 +8,7 @@ use std::{
 use anyhop_base::Keypair;
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
-    route::{PerNeighbour, SearchBook, TRACE_BURST, TRACE_INTERVAL},
+    route::{PerNeighbour, SAMPLE_BURST, SAMPLE_INTERVAL, SearchBook, TRACE_BURST, TRACE_INTERVAL},
 };
 use tokio::{
     sync::{Notify, broadcast, watch},
@@ -72,10 +72,12 @@ pub(super) fn start(
         dials: Mutex::default(),
         searches: Mutex::new(SearchBook::new(me)),
         traces: Mutex::new(PerNeighbour::new(TRACE_BURST, TRACE_INTERVAL)),
+        samples: Mutex::new(PerNeighbour::new(SAMPLE_BURST, SAMPLE_INTERVAL)),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
+        attachments_changed: Notify::new(),
         events: broadcast::Sender::new(EVENT_QUEUE),
         next_link: AtomicU64::new(1),
         stop: CancellationToken::new(),
@@ -84,6 +86,7 @@ pub(super) fn start(
     });
     inner.spawn(Arc::clone(&inner).accept_connections());
     inner.spawn(Arc::clone(&inner).keep_record());
+    inner.spawn(Arc::clone(&inner).keep_attachments());
     inner.spawn(Arc::clone(&inner).watch_network());
     for server in servers {
         inner.spawn(Arc::clone(&inner).serve_websockets(server));

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop_base::{Endpoint, PeerId};
-use anyhop_proto::circuit::RefusalReason;
+use anyhop_proto::{
+    circuit::RefusalReason,
+    route::{KnownNode, needed, plan},
+};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -22,6 +25,8 @@ const MAX_WAYS: usize = 4;
 pub(super) const STAGGER: Duration = Duration::from_millis(100);
 /// Head start of known ways over the search for others.
 const SEARCH_DELAY: Duration = Duration::from_millis(300);
+/// Relays of a way in use that a second way is searched around one by one.
+const MAX_APART: usize = 4;
 /// How long the peer may take for the handshake over a circuit that stands.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -69,17 +74,43 @@ impl AsRef<str> for WayFailure {
 }
 
 impl Inner {
-    /// Ways over relays that what is known of a peer tells, those over links first.
+    /// Ways over relays that what is known of a peer tells: over one relay that is linked,
+    /// over one that may be dialled, then over several.
     pub(super) fn ways_towards(&self, peer: PeerId, found: &Whereabouts) -> Vec<Via> {
-        let mut relays = found.relays.clone();
-        relays.retain(|(relay, _)| *relay != self.me && *relay != peer);
-        relays.sort_by_key(|(relay, _)| self.link_to(*relay).is_none());
-        relays.truncate(MAX_WAYS);
-        let via = |(relay, addresses)| Via {
-            path: vec![relay],
-            addresses,
+        let links = self.own_links();
+        let known = self.known_nodes(peer, found);
+        let via = |(path, addresses)| Via { path, addresses };
+        let planned = plan(self.me, peer, &links, &known, &[]).into_iter();
+        let mut ways: Vec<Via> = planned.map(|path| via((path, Vec::new()))).collect();
+        for (relay, addresses) in &found.relays {
+            let linked = links.iter().any(|l| l.peer == *relay);
+            if *relay != self.me && *relay != peer && !linked {
+                ways.push(via((vec![*relay], addresses.clone())));
+            }
+        }
+        ways.sort_by_key(|via| via.path.len());
+        ways.truncate(MAX_WAYS);
+        ways
+    }
+
+    /// What records tell of the relays around a peer and around this node.
+    fn known_nodes(&self, peer: PeerId, found: &Whereabouts) -> Vec<KnownNode> {
+        let mut peers = self.linked_peers();
+        let (now, book) = (self.now_unix_s(), self.book());
+        let attachments = |of: PeerId| match of {
+            of if of == peer => found.relays.iter().map(|(relay, _)| *relay).collect(),
+            of => book.attachments_of(of, now),
         };
-        relays.into_iter().map(via).collect()
+        peers.extend(needed(peer, attachments));
+        peers.push(peer);
+        peers.sort_unstable();
+        peers.dedup();
+        let known = |peer: PeerId| KnownNode {
+            peer,
+            attachments: attachments(peer),
+            relays: book.record(peer).is_none_or(|r| r.relays_for_others),
+        };
+        peers.into_iter().map(known).collect()
     }
 
     /// Handshakes with a peer over a new circuit.
@@ -240,7 +271,7 @@ impl Apart {
             Self::FromOne(relays) => {
                 let one_each: Vec<_> = match &relays[..] {
                     [] | [_] => Vec::new(),
-                    several => several.iter().map(|r| vec![*r]).collect(),
+                    several => several.iter().take(MAX_APART).map(|r| vec![*r]).collect(),
                 };
                 std::iter::once(relays).chain(one_each).collect()
             }

@@ -96,6 +96,8 @@ struct OpenPath {
     remote: SocketAddr,
     rtt: Duration,
     mtu: u16,
+    /// Share of packets lost since it was opened.
+    loss: f64,
     /// The WebSocket it runs over.
     _held: Option<CarrierUse>,
 }
@@ -159,6 +161,7 @@ impl Driver {
             remote,
             rtt: Duration::ZERO,
             mtu: 0,
+            loss: 0.0,
             _held: hold(&node, remote),
         };
         let direct_wanted = node.config.direct_paths;
@@ -561,6 +564,7 @@ impl Driver {
             remote,
             rtt: Duration::ZERO,
             mtu: 0,
+            loss: 0.0,
             _held: hold(&self.node, remote),
         };
         keep_alive(&open, &self.network.borrow());
@@ -622,6 +626,7 @@ impl Driver {
             open.remote = canonical(remote);
             let stats = open.path.stats();
             (open.rtt, open.mtu) = (stats.rtt, stats.current_mtu);
+            open.loss = stats.lost_packets as f64 / stats.sent_packets.max(1) as f64;
             samples.push(Sample {
                 key: *key,
                 rtt: stats.rtt,
@@ -733,6 +738,7 @@ impl Driver {
             paths,
             direct: addresses.clone(),
             stalled,
+            loss: self.link_loss(),
         });
         self.node.paths_changed(&self.conn);
         self.publish_plan();
@@ -753,6 +759,14 @@ impl Driver {
             .collect();
         direct.sort_by_key(|(other, _)| *other);
         direct.into_iter().map(|(_, addr)| addr).collect()
+    }
+
+    /// Loss on the direct path to send to first.
+    fn link_loss(&self) -> f64 {
+        let selected = self.agent.selected();
+        let direct = self.paths.iter().filter(|(_, o)| !is_circuit(o.remote));
+        let best = direct.min_by_key(|(key, _)| Some(**key) != selected);
+        best.map_or(0.0, |(_, open)| open.loss)
     }
 
     fn shut_down(self, reason: &str) {

@@ -10,6 +10,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use anyhop_base::PeerId;
@@ -17,6 +18,7 @@ use anyhop_proto::{
     circuit::{CircuitId, LinkId},
     path::Role,
     probe::ProbeKeys,
+    route::OwnLink,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -128,6 +130,8 @@ pub(crate) struct PathTable {
     pub(crate) direct: Vec<SocketAddr>,
     /// Whether no path answers now.
     pub(crate) stalled: bool,
+    /// Share of packets lost on the direct path, 0 to 1, since it was opened.
+    pub(crate) loss: f64,
 }
 
 impl PathTable {
@@ -188,6 +192,21 @@ impl Conn {
 
     pub(crate) fn is_link(&self) -> bool {
         self.paths.borrow().is_link() && !self.is_closed()
+    }
+
+    /// What routes over this link count with; `None` when it is none.
+    pub(crate) fn own_link(&self) -> Option<OwnLink> {
+        let table = self.paths.borrow();
+        if !table.is_link() || self.is_closed() {
+            return None;
+        }
+        let direct = table.paths.iter().find(|p| p.kind == PathKind::Direct)?;
+        let rtt = Duration::try_from_secs_f64(direct.rtt_ms / 1e3).unwrap_or_default();
+        Some(OwnLink {
+            peer: self.peer,
+            rtt,
+            loss: table.loss,
+        })
     }
 
     pub(crate) fn dialer(&self, me: PeerId) -> PeerId {
