@@ -36,8 +36,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(15);
 const ASK_MAX: Duration = Duration::from_secs(600);
 
 /// The network that an address is in, as far as its failure and its operator are likely
-/// to be shared: /16 of IPv4, /32 of IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// to be shared: /16 of IPv4, /32 of IPv6. The default is that of a place unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Prefix([u16; 2]);
 
 impl From<IpAddr> for Prefix {

@@ -178,7 +178,7 @@ impl Keeping {
             let book = node.book();
             let prefix = |addresses: &[Endpoint]| {
                 let ip = addresses.first().map(|e| e.addr().ip());
-                Prefix::from(ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()))
+                ip.map_or_else(Prefix::default, Prefix::from)
             };
             let held = book.attached_at();
             held.map(|(peer, at)| (peer, prefix(at))).collect()
