@@ -1,5 +1,4 @@
 //! Nodes keep attachments to relays that they were never told of: neighbours know them.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
