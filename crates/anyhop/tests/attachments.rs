@@ -15,7 +15,7 @@ async fn relays(world: &World, count: u8) -> Vec<(HostHandle, Node)> {
         let name = format!("relay{n}");
         let host = world
             .net
-            .public_host(&name, Ipv4Addr::new(192, n, 2, 1))
+            .public_host(&name, Ipv4Addr::new(192, 10 + n, 2, 1))
             .with_link(link(10));
         let config = Config {
             bootstrap: vec![world.bootstrap()],

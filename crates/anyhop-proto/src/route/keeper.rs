@@ -32,8 +32,9 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 const RETRY_LOST: Duration = Duration::from_secs(5);
 /// First wait before neighbours are asked again; doubles up to [`ASK_MAX`].
 const ASK_AGAIN: Duration = Duration::from_secs(15);
-/// Longest wait; also how often a node that has enough looks for better ones.
-const ASK_MAX: Duration = Duration::from_secs(600);
+/// Longest wait; also how often a node that has enough looks for better ones. Longer than
+/// sessions are kept unused, so that asking keeps none alive.
+const ASK_MAX: Duration = Duration::from_secs(1800);
 
 /// The network that an address is in, as far as its failure and its operator are likely
 /// to be shared: /16 of IPv4, /32 of IPv6. The default is that of a place unknown.
