@@ -31,6 +31,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::ladder::{BIRTHDAY_GUESSES, BIRTHDAY_SOCKETS, Technique};
+use crate::is_virtual;
 
 /// Pings sent in one punch at most, over all candidates.
 pub const PUNCH_BUDGET: u32 = 160;
@@ -232,7 +233,8 @@ impl Puncher {
 
     /// The peer's ping came in from `from` at our socket `at`; the shell answers it.
     pub fn handle_ping(&mut self, at: Local, from: SocketAddr, nominate: bool) {
-        if self.phase == Phase::Ended {
+        // What watches a circuit or a WebSocket tells of no new address.
+        if self.phase == Phase::Ended || is_virtual(&from) {
             return;
         }
         if nominate && !self.plan.client && self.nominates() {

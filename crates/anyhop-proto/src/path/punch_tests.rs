@@ -76,6 +76,15 @@ fn a_peer_reflexive_candidate_is_pinged_at_once() {
 }
 
 #[test]
+fn a_ping_that_watches_a_circuit_is_no_candidate() {
+    let now = Instant::now();
+    let mut p = puncher(now, &[addr(1)]);
+    drain(&mut p);
+    p.handle_ping(Local::Main, crate::circuit::CircuitId(7).address(), false);
+    assert_eq!(drain(&mut p), []);
+}
+
+#[test]
 fn nothing_is_sent_before_the_agreed_start() {
     let now = Instant::now();
     let start = now + Duration::from_millis(30);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhop_proto::{
-    circuit::CircuitId,
+    is_virtual,
     path::{Local, PathKey, PunchAction, PunchPlan, Puncher},
     probe::{Probe, Token},
 };
@@ -212,7 +212,7 @@ impl Probing {
             return match ping.path {
                 _ if ping.to != from => Vec::new(),
                 None => vec![Found::AnswersAt(from)],
-                Some(path) if CircuitId::from_address(&from).is_some() => vec![Found::Alive(path)],
+                Some(path) if is_virtual(&from) => vec![Found::Alive(path)],
                 Some(path) => vec![Found::Alive(path), Found::SeenAt(canonical(observed))],
             };
         }
