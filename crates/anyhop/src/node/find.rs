@@ -27,6 +27,11 @@ use crate::{
 /// How long a request may take to arrive once its stream is open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a node that has no link right now waits for one before it searches, and how
+/// often it looks: it may have just started, or its network may be changing.
+const LINK_PATIENCE: Duration = Duration::from_secs(3);
+const LINK_LOOK: Duration = Duration::from_millis(50);
+
 /// A way that a search found.
 #[derive(Debug)]
 pub(super) struct Way {
@@ -45,6 +50,7 @@ impl Inner {
         avoid: &[PeerId],
         progress: impl Fn(&Report),
     ) -> Result<Way, Report> {
+        self.await_link().await;
         let mut search = Search::new();
         let mut ring = search.first();
         loop {
@@ -149,6 +155,15 @@ impl Inner {
         send.finish()?;
         let frame = read_frame(&mut recv, MAX_FOUND_FRAME).await?;
         FindAnswer::decode(&frame).map_err(|_| malformed(&mut recv))
+    }
+
+    /// Waits for a link, if there is reason to hope for one.
+    async fn await_link(&self) {
+        let hope = !self.config.bootstrap.is_empty() || !self.current_conns().is_empty();
+        let until = Instant::now() + LINK_PATIENCE;
+        while hope && self.linked_peers().is_empty() && Instant::now() < until {
+            sleep(LINK_LOOK).await;
+        }
     }
 
     /// This node's links.
