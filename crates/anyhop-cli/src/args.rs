@@ -134,6 +134,10 @@ pub(crate) struct LabMatrixArgs {
     /// Only these kinds, such as public,port-restricted [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub(crate) kinds: Vec<anyhop_lab::matrix::Kind>,
+    /// Run it in network namespaces, too, with this program and the kernel's NATs, and
+    /// show where the two differ. Needs root, ip and nft
+    #[arg(long)]
+    pub(crate) netns: bool,
     /// Write the table into this document, between its marks
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,

@@ -1,6 +1,9 @@
 //! Nodes that have no address family in common meet at one that has both.
 
-use anyhop_lab::netns::{NatKind, RouterConfig};
+use anyhop_lab::{
+    nat::Filtering,
+    netns::{NatKind, RouterConfig},
+};
 
 use crate::{
     transfer::{Pace, Transfer},
@@ -15,7 +18,10 @@ async fn node_with_ipv4_only_and_one_with_ipv6_only_connect_over_one_with_both()
     let Some(_turn) = turn().await else { return };
     let mut world = World::new().await;
     let four = world.behind("Four", NatKind::PortRestrictedCone).await;
-    let config = RouterConfig { v4: None, v6: true };
+    let config = RouterConfig {
+        v4: None,
+        v6: Some(Filtering::AddressAndPortDependent),
+    };
     let six = world.behind("Six", config).await;
     let unlimited = Pace {
         bytes_per_s: None,

@@ -10,6 +10,7 @@
 //!           A          B          S           T
 //! ```
 
+mod blocked;
 mod chain;
 mod cone;
 mod families;
@@ -19,6 +20,7 @@ mod moving;
 mod node;
 mod symmetric;
 mod transfer;
+mod watched;
 mod world;
 
 use std::time::Duration;

@@ -1,39 +1,45 @@
 //! Some pairs of the matrix: what `anyhop lab matrix --netns` does for all.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use anyhop_lab::netns::matrix::{self, MatrixConfig, Place};
+use anyhop::Technique;
+use anyhop_lab::{
+    matrix::{Expectation, Family, Kind, Options, possible},
+    netns::matrix,
+};
 
-use crate::{PATIENCE, turn};
+use crate::turn;
 
 /// Kinds that differ in what they ask of the program.
-const PLACES: [Place; 6] = [
-    Place::Public,
-    Place::FullCone,
-    Place::PortRestricted,
-    Place::SymmetricRandom,
-    Place::CgnatOverCone,
-    Place::V6Filtered,
+const KINDS: [Kind; 5] = [
+    Kind::Public,
+    Kind::FullCone,
+    Kind::PortRestricted,
+    Kind::SymmetricSequential,
+    Kind::UdpBlocked,
 ];
 
-/// What a pair that cannot be direct without luck gets.
-const SHORT: Duration = Duration::from_secs(1);
-
 #[tokio::test(flavor = "multi_thread")]
-async fn every_pair_connects_and_those_that_need_no_luck_directly() {
+async fn pairs_connect_and_get_direct_as_the_model_says() {
     let Some(_turn) = turn().await else { return };
-    let config = MatrixConfig {
-        places: PLACES.to_vec(),
-        pairs: |a, b| a <= b,
-        direct_within: |a, b| if a.surely_direct(b) { PATIENCE } else { SHORT },
-        ..MatrixConfig::new(PathBuf::from(env!("CARGO_BIN_EXE_anyhop")))
+    let options = Options {
+        runs: 1,
+        families: vec![Family::V4, Family::V6],
+        kinds: KINDS.to_vec(),
+        ..Options::default()
     };
-    let report = matrix::run(config, &mut |_| {}).await;
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_anyhop"));
+    let report = matrix::run(binary, &options, &|_, _| {}).await;
     let report = report.unwrap_or_else(|e| panic!("{e}"));
-    println!("{report}");
-    for cell in &report.cells {
-        assert!(cell.connected() && cell.error.is_none(), "{cell}");
-        assert!(cell.direct() || !cell.from.surely_direct(cell.to), "{cell}");
+    println!("{}", report.table());
+    assert_eq!(report.pairs.len(), options.pairs().len());
+    for pair in &report.pairs {
+        let (a, b, missed) = (pair.a, pair.b, &pair.missed);
+        assert_eq!(pair.connected, 1, "{a} - {b}: {missed:?}");
+        let sure = match possible(a, b) {
+            Expectation::Direct(technique) => technique != Technique::Prediction,
+            expected => expected == Expectation::WebSocket,
+        };
+        assert!(pair.direct == 1 || !sure, "{a} - {b}: {missed:?}");
     }
-    assert_eq!(report.cells.len(), PLACES.len() * (PLACES.len() + 1) / 2);
 }

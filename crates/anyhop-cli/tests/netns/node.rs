@@ -26,6 +26,7 @@ pub(crate) struct Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Selected {
     pub(crate) kind: String,
+    pub(crate) carrier: String,
     pub(crate) remote: String,
     pub(crate) via: Vec<String>,
 }
@@ -72,9 +73,12 @@ impl Node {
         format!("/{family}/{ip}/udp/{PORT}/quic-v1/p2p/{peer}")
     }
 
-    /// Where this node listens.
+    /// Where this node listens: its UDP and WebSocket addresses.
     pub(crate) fn multiaddrs(&self) -> impl Iterator<Item = String> {
-        self.daemon().namespace().addresses().map(|ip| self.at(ip))
+        let known = self.daemon().addresses().iter().cloned();
+        let ips: Vec<_> = self.daemon().namespace().addresses().collect();
+        let own = move |addr: &String| ips.iter().any(|ip| addr.contains(&format!("/{ip}/")));
+        known.filter(own)
     }
 
     /// Its IPv6 address.
@@ -162,6 +166,7 @@ impl Node {
         let via = path["via"].as_array().expect("relays");
         Some(Selected {
             kind: text(&path["kind"]),
+            carrier: text(&path["carrier"]),
             remote: text(&path["remote"]),
             via: via.iter().map(text).collect(),
         })
@@ -169,18 +174,28 @@ impl Node {
 
     /// Waits until the selected path to `peer` is of `kind`.
     pub(crate) async fn selects(&self, peer: &Self, kind: &str) -> Selected {
+        self.selects_such(peer, kind, |path| path.kind == kind)
+            .await
+    }
+
+    /// Waits until the selected path to `peer` is one of which `wanted` holds.
+    pub(crate) async fn selects_such(
+        &self,
+        peer: &Self,
+        what: &str,
+        wanted: impl Fn(&Selected) -> bool,
+    ) -> Selected {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let selected = self.selected(peer).await;
-            if let Some(path) = selected.clone().filter(|path| path.kind == kind) {
+            if let Some(path) = selected.clone().filter(&wanted) {
                 return path;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{} to {}: not {kind}, but {selected:?}",
-                self.name,
-                peer.name
-            );
+            if Instant::now() > deadline {
+                let why = self.run(&["explain", &peer.peer]).await;
+                let (from, to) = (self.name, peer.name);
+                panic!("{from} to {to}: not {what}, but {selected:?}\n{why}");
+            }
             sleep(Duration::from_millis(20)).await;
         }
     }

@@ -19,9 +19,18 @@ pub(crate) struct World {
 impl World {
     /// Starts R alone, which has both families.
     pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same, and R serves WebSockets.
+    pub(crate) async fn with_websockets() -> Self {
+        Self::with(&["--listen-ws=0.0.0.0:443".to_owned()]).await
+    }
+
+    async fn with(args: &[String]) -> Self {
         let mut lab = NetLab::new().expect("a lab");
         let host = lab.public_host("r", Families::Both).expect("a host");
-        let r = Node::up("R", &lab, host, &[]).await;
+        let r = Node::up("R", &lab, host, args).await;
         Self { r, lab }
     }
 
@@ -31,10 +40,20 @@ impl World {
         name: &'static str,
         config: impl Into<RouterConfig>,
     ) -> Behind {
-        let lower = name.to_lowercase();
-        let router = self.lab.router(&format!("nat-{lower}"), config);
-        let mut router = router.expect("a router");
-        let host = self.lab.host_behind(&mut router, &lower).expect("a host");
+        let router = self.router(name, config);
+        self.behind_router(name, router).await
+    }
+
+    /// A router with nobody behind it yet.
+    pub(crate) fn router(&mut self, name: &str, config: impl Into<RouterConfig>) -> Router {
+        let name = format!("nat-{}", name.to_lowercase());
+        self.lab.router(&name, config).expect("a router")
+    }
+
+    /// As [`behind`](Self::behind), with a router that is there.
+    pub(crate) async fn behind_router(&mut self, name: &'static str, mut router: Router) -> Behind {
+        let host = self.lab.host_behind(&mut router, &name.to_lowercase());
+        let host = host.expect("a host");
         let bootstrap: Vec<_> = self
             .r
             .multiaddrs()

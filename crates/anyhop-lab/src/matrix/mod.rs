@@ -21,6 +21,7 @@ pub use expect::{
 pub use kind::{Family, Kind, Placed, UnknownKind};
 pub use pair::Outcome;
 pub use table::{BEGIN_MARK, END_MARK, MissingMarks, PairReport, Report, replace_between_marks};
+pub(crate) use table::{HEADINGS, replace_between, rows_text};
 
 use std::{sync::Mutex, thread, time::Duration};
 

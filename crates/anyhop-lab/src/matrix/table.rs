@@ -61,7 +61,7 @@ pub struct PairReport {
 }
 
 impl PairReport {
-    pub(super) fn new<'a>(
+    pub(crate) fn new<'a>(
         family: Family,
         a: Kind,
         b: Kind,
@@ -126,7 +126,8 @@ impl PairReport {
         missed
     }
 
-    fn cells(&self) -> [String; 7] {
+    /// A row of the table, under [`HEADINGS`].
+    pub(crate) fn cells(&self) -> [String; 7] {
         let of_runs = |n: usize| format!("{:.0} %", n as f64 * 100.0 / self.runs.max(1) as f64);
         let ms = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms"));
         [
@@ -141,7 +142,8 @@ impl PairReport {
     }
 }
 
-const HEADINGS: [&str; 7] = [
+/// The columns of the table.
+pub(crate) const HEADINGS: [&str; 7] = [
     "pair",
     "connected",
     "direct",
@@ -171,55 +173,77 @@ impl Report {
     /// The table in Markdown, one for each family; it reads as text too.
     #[must_use]
     pub fn table(&self) -> String {
+        self.tables(|pairs| {
+            let rows: Vec<_> = pairs.iter().map(|pair| pair.cells().to_vec()).collect();
+            rows_text(&HEADINGS, &rows)
+        })
+    }
+
+    /// A table for each family, made by `write`, under a line that says what it is.
+    pub(crate) fn tables(&self, write: impl Fn(&[&PairReport]) -> String) -> String {
         let mut text = String::new();
         for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
             let of_family = self.pairs.iter().filter(|pair| pair.family == family);
-            let rows: Vec<_> = of_family.map(PairReport::cells).collect();
-            if rows.is_empty() {
+            let pairs: Vec<_> = of_family.collect();
+            if pairs.is_empty() {
                 continue;
             }
-            let runs = self.runs;
+            let (runs, seed) = (self.runs, self.seed);
+            let rows = write(&pairs);
             let _ = writeln!(
                 text,
-                "{name}, {runs} runs of each pair, seed {}:\n",
-                self.seed
+                "{name}, {runs} runs of each pair, seed {seed}:\n\n{rows}"
             );
-            write_rows(&mut text, &rows);
-            text.push('\n');
         }
         text
     }
 }
 
-fn write_rows(text: &mut String, rows: &[[String; 7]]) {
-    let headings = HEADINGS.map(str::to_owned);
-    let widths: [usize; 7] = std::array::from_fn(|i| {
+/// Rows in Markdown, in columns that are as wide as they must be.
+pub(crate) fn rows_text(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let headings: Vec<_> = headings.iter().map(|text| (*text).to_owned()).collect();
+    let width = |i: usize| {
         let all = rows.iter().chain([&headings]).map(|row| row[i].len());
         all.max().unwrap_or(0)
-    });
-    let mut line = |row: &[String; 7]| {
-        for (cell, width) in row.iter().zip(widths) {
+    };
+    let widths: Vec<_> = (0..headings.len()).map(width).collect();
+    let mut text = String::new();
+    let mut line = |row: &[String]| {
+        for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(text, "| {cell:width$} ");
         }
         text.push_str("|\n");
     };
     line(&headings);
-    line(&widths.map(|width| "-".repeat(width)));
-    rows.iter().for_each(line);
+    let rules: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    line(&rules);
+    rows.iter().for_each(|row| line(row));
+    text
 }
 
 /// A document without the two marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the document has no lines {BEGIN_MARK:?} and {END_MARK:?}, in this order")]
-pub struct MissingMarks;
+#[error("the document has no lines {0:?} and {1:?}, in this order")]
+pub struct MissingMarks(&'static str, &'static str);
 
 /// The document with `table` between its marks instead of what stood there.
 ///
 /// # Errors
 /// If it has no marks.
 pub fn replace_between_marks(document: &str, table: &str) -> Result<String, MissingMarks> {
-    let begin = document.find(BEGIN_MARK).ok_or(MissingMarks)? + BEGIN_MARK.len();
-    let end = document[begin..].find(END_MARK).ok_or(MissingMarks)? + begin;
+    replace_between(document, BEGIN_MARK, END_MARK, table)
+}
+
+/// The same with other marks.
+pub(crate) fn replace_between(
+    document: &str,
+    begin_mark: &'static str,
+    end_mark: &'static str,
+    table: &str,
+) -> Result<String, MissingMarks> {
+    let missing = MissingMarks(begin_mark, end_mark);
+    let begin = document.find(begin_mark).ok_or(missing)? + begin_mark.len();
+    let end = document[begin..].find(end_mark).ok_or(missing)? + begin;
     let (before, after) = (&document[..begin], &document[end..]);
     Ok(format!("{before}\n\n{}\n\n{after}", table.trim()))
 }

@@ -22,7 +22,7 @@ fn table_replaces_what_stands_between_the_marks() {
         format!("# T\n\n{BEGIN_MARK}\n\nnew\n\n{END_MARK}\nrest\n")
     );
     assert_eq!(replace_between_marks(&new, "new"), Ok(new.clone()));
-    assert_eq!(replace_between_marks("nothing", "x"), Err(MissingMarks));
+    assert!(replace_between_marks("nothing", "x").is_err());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::{
     namespace::{Families, Uplink},
     rules,
 };
+use crate::nat::Filtering;
 
 pub(super) const WAN: &str = "wan";
 pub(super) const LAN: &str = "lan";
@@ -42,17 +43,16 @@ pub enum NatKind {
 pub struct RouterConfig {
     /// Its NAT; `None` without IPv4.
     pub v4: Option<NatKind>,
-    /// Whether it routes IPv6: without translation, and nothing comes in that was not
-    /// asked for (RFC 6092).
-    pub v6: bool,
+    /// Who comes in over IPv6, which it does not translate (RFC 6092); `None` without it.
+    pub v6: Option<Filtering>,
 }
 
 impl RouterConfig {
     pub(super) fn families(self) -> Families {
         match (self.v4, self.v6) {
             (None, _) => Families::V6,
-            (Some(_), false) => Families::V4,
-            (Some(_), true) => Families::Both,
+            (Some(_), None) => Families::V4,
+            (Some(_), Some(_)) => Families::Both,
         }
     }
 }
@@ -61,7 +61,7 @@ impl From<NatKind> for RouterConfig {
     fn from(kind: NatKind) -> Self {
         Self {
             v4: Some(kind),
-            v6: false,
+            v6: None,
         }
     }
 }
@@ -203,6 +203,7 @@ impl Router {
     /// # Errors
     /// When `nft` fails or the kernel does not let go of the flows.
     pub fn reboot(&self) -> Result<(), LabError> {
+        self.nft(rules::FORGET)?;
         if let Some(kind) = self.config.v4 {
             self.nft(&rules::nat(kind, self.wan()))?;
         }
@@ -215,7 +216,8 @@ impl Router {
     }
 
     fn load(&self) -> Result<(), LabError> {
-        self.nft(&rules::filter())?;
+        let v6 = self.config.v6.unwrap_or(Filtering::AddressAndPortDependent);
+        self.nft(&rules::filter(v6))?;
         match self.config.v4 {
             Some(kind) => self.nft(&rules::nat(kind, self.wan())),
             None => Ok(()),

@@ -7,9 +7,11 @@
 use std::{fmt::Write as _, net::Ipv4Addr};
 
 use super::router::{LAN, NatKind, WAN};
+use crate::nat::Filtering;
 
-/// Seconds that a mapping of a full or restricted cone, and its permissions, live after
-/// the last outbound packet. The other kinds live as long as conntrack's flows.
+/// Seconds that a mapping of a full or restricted cone, a permission, or an IPv6 filter's
+/// memory live after the last outbound packet. All else lives as long as conntrack's
+/// flows.
 const MAP_LIFETIME_S: u32 = 120;
 
 /// Entries of one such map.
@@ -20,9 +22,24 @@ const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 8192;
 
 /// The filter of every router: what nobody inside asked for is dropped without a word.
-pub(super) fn filter() -> String {
+/// Of IPv6, which is not translated, as much more is let in as `v6` says.
+pub(super) fn filter(v6: Filtering) -> String {
+    let dynamic = dynamic();
+    let invited = match v6 {
+        Filtering::EndpointIndependent => "ip6 daddr . udp dport @open6 accept",
+        Filtering::AddressDependent => "ip6 saddr . ip6 daddr . udp dport @permitted6 accept",
+        Filtering::AddressAndPortDependent => "",
+    };
     format!(
         "table inet lab {{
+            set open6 {{ type ipv6_addr . inet_service; {dynamic} }}
+            set permitted6 {{ type ipv6_addr . ipv6_addr . inet_service; {dynamic} }}
+            chain remember {{
+                type filter hook forward priority -5; policy accept;
+                oifname \"{WAN}\" meta nfproto ipv6 meta l4proto udp \
+                    update @open6 {{ ip6 saddr . udp sport }} \
+                    update @permitted6 {{ ip6 daddr . ip6 saddr . udp sport }}
+            }}
             set blocked4 {{ type ipv4_addr; }}
             set blocked6 {{ type ipv6_addr; }}
             counter blocked {{ }}
@@ -45,6 +62,7 @@ pub(super) fn filter() -> String {
                 type filter hook forward priority filter; policy drop;
                 ct state established,related accept
                 ct status dnat accept
+                {invited}
                 iifname \"{LAN}\" oifname \"{WAN}\" accept
             }}
         }}\n"
@@ -55,6 +73,9 @@ pub(super) fn filter() -> String {
 pub(super) const SHUT: &str = "add rule inet lab shut meta l4proto udp counter name blocked drop\n";
 /// What ends that.
 pub(super) const OPEN: &str = "flush chain inet lab shut\n";
+
+/// What makes the filter forget whom it let in.
+pub(super) const FORGET: &str = "flush set inet lab open6\nflush set inet lab permitted6\n";
 
 /// The translation of a kind, as a table that takes the place of an earlier one.
 pub(super) fn nat(kind: NatKind, wan: Ipv4Addr) -> String {
@@ -72,7 +93,7 @@ pub(super) fn nat(kind: NatKind, wan: Ipv4Addr) -> String {
 /// One port for each endpoint inside, its own, and a way back in for everybody of whom
 /// `permits` holds.
 fn cone(permits: &str, wan: Ipv4Addr) -> String {
-    let dynamic = format!("flags dynamic,timeout; timeout {MAP_LIFETIME_S}s; size {MAP_SIZE};");
+    let dynamic = dynamic();
     let chains = format!(
         "map inside {{ type inet_service : ipv4_addr . inet_service; {dynamic} }}
         set permitted {{ type ipv4_addr . inet_service; {dynamic} }}
@@ -89,6 +110,11 @@ fn cone(permits: &str, wan: Ipv4Addr) -> String {
         }}\n"
     );
     translate(&chains, "masquerade persistent")
+}
+
+/// What makes a set or map one that packets write.
+fn dynamic() -> String {
+    format!("flags dynamic,timeout; timeout {MAP_LIFETIME_S}s; size {MAP_SIZE};")
 }
 
 /// A port for each flow, or for each endpoint inside, picked by a generator of numbers.

@@ -2,7 +2,14 @@
 
 use std::path::Path;
 
-use anyhop_lab::matrix::{self, Family, Options, Report, replace_between_marks};
+use anyhop_lab::{
+    matrix::{self, Family, MissingMarks, Options, Report, replace_between_marks},
+    netns::{
+        self,
+        matrix::{Comparison, own_binary},
+    },
+};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{LabFamily, LabMatrixArgs},
@@ -11,12 +18,31 @@ use crate::{
 };
 
 pub(super) async fn run(output: Output, args: LabMatrixArgs) -> Result<(), CliError> {
-    let write = args.write.clone();
-    let report = measure(args).await?;
-    if let Some(path) = &write {
-        replace(path, &report)?;
+    let (write, netns) = (args.write.clone(), args.netns);
+    let options = options(args);
+    let report = measure(options.clone()).await?;
+    if !netns {
+        if let Some(path) = &write {
+            replace(path, |document| {
+                replace_between_marks(document, &report.table())
+            })?;
+        }
+        output.result(&report, Report::table)?;
+        return judge(&report);
     }
-    output.result(&report, |report| report.table())?;
+    let real = measure_in_namespaces(options).await?;
+    let comparison = Comparison {
+        real,
+        simulated: report,
+    };
+    if let Some(path) = &write {
+        replace(path, |document| comparison.replace_between_marks(document))?;
+    }
+    output.result(&comparison, Comparison::table)?;
+    judge(&comparison.real)
+}
+
+fn judge(report: &Report) -> Result<(), CliError> {
     if report.is_good() {
         return Ok(());
     }
@@ -31,8 +57,7 @@ pub(super) async fn run(output: Output, args: LabMatrixArgs) -> Result<(), CliEr
         .hint("run one pair alone with --kinds, and with -vv to see what its nodes do"))
 }
 
-/// Runs the matrix on threads of its own, since it keeps its own clock.
-async fn measure(args: LabMatrixArgs) -> Result<Report, CliError> {
+fn options(args: LabMatrixArgs) -> Options {
     let mut options = Options {
         seed: args.seed,
         runs: args.runs,
@@ -46,6 +71,40 @@ async fn measure(args: LabMatrixArgs) -> Result<Report, CliError> {
     if !args.kinds.is_empty() {
         options.kinds = args.kinds;
     }
+    options
+}
+
+/// Runs the matrix in namespaces. A signal ends it; they are removed then as well.
+async fn measure_in_namespaces(options: Options) -> Result<Report, CliError> {
+    let cannot = |why: String| {
+        CliError::new(
+            Code::Failed,
+            format!("cannot run the matrix in namespaces: {why}"),
+        )
+    };
+    if let Some(reason) = netns::skip_reason() {
+        return Err(
+            cannot(reason).hint("run it as root where ip (iproute2) and nft (nftables) are")
+        );
+    }
+    let binary = own_binary().map_err(|e| cannot(e.to_string()))?;
+    let bar = count_bar("runs in namespaces");
+    let progress = |done: usize, total: usize| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| cannot(e.to_string()))?;
+    let report = tokio::select! {
+        report = netns::matrix::run(binary, &options, &progress) => report,
+        _ = tokio::signal::ctrl_c() => return Err(cannot("interrupted".into())),
+        _ = terminate.recv() => return Err(cannot("terminated".into())),
+    };
+    bar.finish_and_clear();
+    report.map_err(|e| cannot(e.to_string()))
+}
+
+/// Runs the matrix on threads of its own, since it keeps its own clock.
+async fn measure(options: Options) -> Result<Report, CliError> {
     let bar = count_bar("runs");
     let running = tokio::task::spawn_blocking(move || {
         let report = matrix::run(&options, &|done, total| {
@@ -60,7 +119,11 @@ async fn measure(args: LabMatrixArgs) -> Result<Report, CliError> {
         .map_err(|e| CliError::new(Code::Failed, format!("the matrix broke off: {e}")))
 }
 
-fn replace(path: &Path, report: &Report) -> Result<(), CliError> {
+/// Writes the document anew with what `replaced` makes of it.
+fn replace(
+    path: &Path,
+    replaced: impl Fn(&str) -> Result<String, MissingMarks>,
+) -> Result<(), CliError> {
     let failed = |why: String| {
         CliError::new(
             Code::Failed,
@@ -68,7 +131,7 @@ fn replace(path: &Path, report: &Report) -> Result<(), CliError> {
         )
     };
     let document = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    let document = replace_between_marks(&document, &report.table()).map_err(|e| {
+    let document = replaced(&document).map_err(|e| {
         failed(e.to_string()).hint("docs/connectivity.md of the project shows where they stand")
     })?;
     std::fs::write(path, document).map_err(|e| failed(e.to_string()))

@@ -1,133 +1,158 @@
-//! The pair matrix on the real kernel: the real program behind every kind of NAT that
-//! nftables can make, one relay, every pair connected and measured.
+//! The matrix of [`crate::matrix`] on the real kernel: the real program in namespaces,
+//! behind the same kinds of NAT made of nftables, over one relay.
 //!
-//! Each place stands twice in the lab, once to dial from and once to be dialled. The
-//! daemons start once and live on; pairs are measured in rounds in which no daemon takes
-//! part twice, some at a time.
+//! Each place stands twice in the lab ([`world`]), so that it can be paired with itself.
+//! A run starts two daemons anew behind NATs that have forgotten everything, has one
+//! ping the other, and waits for a direct path for as long as the model gives hope. Runs
+//! that need different places go on at the same time. Times include what a busy machine
+//! adds.
 
-mod place;
-mod report;
+mod compare;
 mod world;
 
-pub use place::Place;
-pub use report::{Cell, Report};
+pub use compare::{BEGIN_MARK, Comparison, END_MARK};
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use anyhop::Technique;
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use self::world::World;
 use super::{Daemon, LabError, Told};
+use crate::matrix::{Expectation, Kind, Options, Outcome, PairReport, Report, possible};
+
+/// Runs at once: daemons are idle most of the time, handshakes are not.
+const AT_ONCE: usize = 4;
+
+/// How long the first byte may take before the pair counts as not connected.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a direct path is waited for after that, and how long if there can be none.
+const DIRECT_PATIENCE: Duration = Duration::from_secs(30);
+const NO_DIRECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a daemon may take to answer on its control socket.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
-/// What is measured, and how patiently.
-#[derive(Debug, Clone)]
-pub struct MatrixConfig {
-    /// The `anyhop` program.
-    pub binary: PathBuf,
-    /// Which places; each is paired with each, itself included.
-    pub places: Vec<Place>,
-    /// Only pairs of which this holds, the dialler first.
-    pub pairs: fn(Place, Place) -> bool,
-    /// How long two may take to connect.
-    pub connect_within: Duration,
-    /// How long a direct path is waited for after that, by the pair.
-    pub direct_within: fn(Place, Place) -> Duration,
-    /// Pairs measured at once.
-    pub at_once: usize,
-}
+/// How long a daemon may take to end.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 
-impl MatrixConfig {
-    /// All pairs of all places.
-    #[must_use]
-    pub fn new(binary: PathBuf) -> Self {
-        Self {
-            binary,
-            places: Place::ALL.to_vec(),
-            pairs: |_, _| true,
-            connect_within: Duration::from_secs(20),
-            direct_within: |_, _| Duration::from_secs(8),
-            at_once: 4,
-        }
-    }
-}
-
-/// Runs the matrix; `on_cell` sees each pair as it is done.
+/// Runs the matrix with the program at `binary`; `progress` is told how many runs of how
+/// many are done. The seed decides nothing here: the kernel draws its own numbers.
 ///
 /// # Errors
-/// When the lab cannot be made or a daemon does not start. A pair that does not connect
+/// When the lab cannot be made or the relay does not start. A pair that does not connect
 /// is no error but a result.
 pub async fn run(
-    config: MatrixConfig,
-    on_cell: &mut (dyn FnMut(&Cell) + Send),
+    binary: PathBuf,
+    options: &Options,
+    progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Report, LabError> {
-    let world = Arc::new(World::new(&config).await?);
-    let config = Arc::new(config);
-    let permits = Arc::new(Semaphore::new(config.at_once));
-    let mut cells = BTreeMap::new();
-    let n = config.places.len();
-    for round in 0..n {
-        let mut pairs = JoinSet::new();
-        for i in 0..n {
-            let j = (i + round) % n;
-            if !(config.pairs)(config.places[i], config.places[j]) {
-                continue;
+    let all = options.pairs();
+    let total = all.len() * usize::try_from(options.runs).unwrap_or(usize::MAX);
+    let mut done = 0;
+    let mut pairs = Vec::new();
+    for family in &options.families {
+        let of_family: Vec<_> = all.iter().filter(|(f, ..)| f == family).collect();
+        let world = World::new(&binary, *family, &options.kinds).await?;
+        let world = Arc::new(world);
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let mut running = JoinSet::new();
+        for (n, (_, a, b)) in of_family.iter().enumerate() {
+            for run in 0..options.runs {
+                let (world, permits) = (Arc::clone(&world), Arc::clone(&permits));
+                let pair = (*a, *b);
+                running.spawn(async move {
+                    // The permit last, so that who waits for a place holds up nobody.
+                    let places = world.take(pair).await;
+                    let _permit = permits.acquire().await;
+                    let outcome = measure(&world, &places, pair, run).await;
+                    (n, run, outcome)
+                });
             }
-            let (world, config, permits) = (world.clone(), config.clone(), permits.clone());
-            pairs.spawn(async move {
-                let _permit = permits.acquire().await;
-                let (from, to) = (world.dialler(i), world.dialled(j));
-                let (a, b) = (config.places[i], config.places[j]);
-                ((i, j), measure(&config, (a, from), (b, to)).await)
-            });
         }
-        while let Some(done) = pairs.join_next().await {
-            let Ok((at, cell)) = done else { continue };
-            on_cell(&cell);
-            cells.insert(at, cell);
+        let mut outcomes = vec![Vec::new(); of_family.len()];
+        while let Some(ended) = running.join_next().await {
+            done += 1;
+            progress(done, total);
+            if let Ok((n, run, outcome)) = ended {
+                outcomes[n].push((run, outcome));
+            }
         }
+        pairs.extend(
+            of_family
+                .iter()
+                .zip(&mut outcomes)
+                .map(|((_, a, b), outcomes)| {
+                    outcomes.sort_by_key(|(run, _)| *run);
+                    let outcomes = outcomes.iter().map(|(_, outcome)| outcome);
+                    PairReport::new(*family, *a, *b, outcomes)
+                }),
+        );
     }
     Ok(Report {
-        cells: cells.into_values().collect(),
+        seed: options.seed,
+        runs: options.runs,
+        pairs,
     })
 }
 
-async fn measure(config: &MatrixConfig, from: (Place, &Daemon), to: (Place, &Daemon)) -> Cell {
-    let ((a, from), (b, to)) = (from, to);
-    let mut cell = Cell::new(a, b);
-    let began = Instant::now();
-    let pong = match ping(from, to, config.connect_within).await {
-        Ok(pong) => pong,
-        Err(e) => {
-            cell.error = Some(e.to_string());
-            return cell;
-        }
+/// One run; whatever goes wrong is part of its outcome. The two dial in turn.
+async fn measure(world: &World, places: &world::Taken, pair: (Kind, Kind), run: u32) -> Outcome {
+    let mut outcome = Outcome::default();
+    let hope = possible(pair.0, pair.1);
+    let played = async {
+        let [a, b] = world.start(places, run).await?;
+        let (from, to) = if run.is_multiple_of(2) {
+            (&a, &b)
+        } else {
+            (&b, &a)
+        };
+        let played = play(from, to, hope, &mut outcome).await;
+        // Gone before the next ones want their ports.
+        let (a, b) = tokio::join!(a.stop(STOP_WITHIN), b.stop(STOP_WITHIN));
+        let all = [played, a.map(drop), b.map(drop)];
+        all.into_iter().collect::<Result<(), LabError>>()
     };
+    if let Err(e) = played.await {
+        outcome.complaints.push(e.to_string());
+    }
+    outcome
+}
+
+async fn play(
+    from: &Daemon,
+    to: &Daemon,
+    hope: Expectation,
+    outcome: &mut Outcome,
+) -> Result<(), LabError> {
+    let began = Instant::now();
+    let pong = ping(from, to).await?;
     let first_byte = began.elapsed();
-    cell.first_byte_ms = Some(millis(first_byte));
-    cell.hops = pong["hops"].as_u64();
+    outcome.first_byte = Some(first_byte);
+    let patience = match hope {
+        Expectation::CircuitOnly => NO_DIRECT_PATIENCE,
+        _ => DIRECT_PATIENCE,
+    };
     let direct = match pong["kind"] == "direct" {
         true => Some(first_byte),
-        false => first_direct(from, to, (config.direct_within)(a, b))
+        false => first_direct(from, to, patience)
             .await
             .map(|at| at.saturating_duration_since(began)),
     };
     if let Some(direct) = direct {
-        cell.direct_ms = Some(millis(direct));
-        cell.technique = technique(from, to).await;
+        outcome.direct = Some(direct);
+        outcome.technique = technique(from, to).await;
     }
-    if let Err(e) = ping(from, to, config.connect_within).await {
-        cell.error = Some(format!("connected, then: {e}"));
-    }
-    cell
+    ping(from, to).await.map(drop)
 }
 
-async fn ping(from: &Daemon, to: &Daemon, within: Duration) -> Result<Value, LabError> {
-    let ask = json!({"peer": to.peer(), "timeout_ms": millis(within)});
-    from.post("/v1/ping", &ask, within + ANSWER_WITHIN).await
+async fn ping(from: &Daemon, to: &Daemon) -> Result<Value, LabError> {
+    let within = CONNECT_PATIENCE.as_secs() * 1000;
+    let ask = json!({"peer": to.peer(), "timeout_ms": within});
+    from.post("/v1/ping", &ask, CONNECT_PATIENCE + ANSWER_WITHIN)
+        .await
 }
 
 /// When the dialler first had a direct path to the other.
@@ -142,17 +167,48 @@ async fn first_direct(from: &Daemon, to: &Daemon, within: Duration) -> Option<In
     told.ok().map(|told| told.at)
 }
 
-/// What the dialler says led to its direct path.
-async fn technique(from: &Daemon, to: &Daemon) -> Option<String> {
-    let path = format!("/v1/explain/{}", to.peer());
-    let explained = from.get(&path, ANSWER_WITHIN).await.ok()?;
-    let attempts = explained["attempts"].as_array()?;
-    let led =
-        |attempt: &&Value| attempt["outcome"] == "connected" && attempt["technique"] != "circuit";
-    let technique = attempts.iter().rev().find(led)?["technique"].as_str()?;
-    Some(technique.to_owned())
+/// What led to the direct path: the last attempt of either side that did.
+async fn technique(from: &Daemon, to: &Daemon) -> Option<Technique> {
+    let of_dialler = explained(from, to).await;
+    if let Some((Technique::WebSocket, _)) = of_dialler {
+        return Some(Technique::WebSocket);
+    }
+    let of_both = [of_dialler, explained(to, from).await];
+    let last = of_both.into_iter().flatten().min_by_key(|(_, ago)| *ago);
+    last.map(|(technique, _)| technique)
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+/// The technique of the last attempt that led to a direct path, and how long ago that
+/// was, milliseconds.
+async fn explained(from: &Daemon, to: &Daemon) -> Option<(Technique, u64)> {
+    let path = format!("/v1/explain/{}", to.peer());
+    let explained = from.get(&path, ANSWER_WITHIN).await.ok()?;
+    if explained["selected"]["carrier"] == "ws" {
+        return Some((Technique::WebSocket, 0));
+    }
+    let attempts = explained["attempts"].as_array()?;
+    let led = attempts
+        .iter()
+        .filter(|a| a["outcome"] == "connected" && a["technique"] != "circuit");
+    led.filter_map(|attempt| {
+        let technique = serde_json::from_value(attempt["technique"].clone()).ok()?;
+        let ms = |key: &str| attempt[key].as_u64().unwrap_or(0);
+        Some((
+            technique,
+            ms("started_ms_ago").saturating_sub(ms("took_ms")),
+        ))
+    })
+    .min_by_key(|(_, ago)| *ago)
+}
+
+/// Where the program of this process is, which is what the matrix runs from the command
+/// line.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn own_binary() -> Result<PathBuf, LabError> {
+    std::env::current_exe().map_err(|source| LabError::Run {
+        what: "finding this program".into(),
+        source,
+    })
 }

@@ -1,155 +1,202 @@
 //! The namespaces of the matrix and the daemons in them.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::{Instant, sleep},
+};
 
-use super::{MatrixConfig, Place};
-use crate::netns::{Daemon, Families, LabError, Namespace, NetLab};
+use crate::{
+    matrix::{Family, Kind},
+    nat::Filtering,
+    netns::{Daemon, Families, LabError, Namespace, NatKind, NetLab, Router, RouterConfig},
+};
 
 /// How long a daemon may take to get ready, on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a node may take to have a relay. One that cannot is measured without.
-const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+/// How long a node may take to be attached to the relay.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const PORT: u16 = 4001;
+const WEBSOCKET_PORT: u16 = 443;
 
-/// The lab. Fields drop in order: daemons before their namespaces.
+/// The places of one family, twice, and the relay. Fields drop in order: the daemon
+/// before its namespace.
 pub(super) struct World {
-    diallers: Vec<Daemon>,
-    dialled: Vec<Daemon>,
-    _relay: Daemon,
-    _lab: NetLab,
+    family: Family,
+    binary: PathBuf,
+    relay: Daemon,
+    sides: [BTreeMap<Kind, Arc<Mutex<Spot>>>; 2],
+    lab: NetLab,
 }
 
+/// A host in a place, and what is in front of it.
+pub(super) struct Spot {
+    name: String,
+    kind: Kind,
+    host: Namespace,
+    routers: Vec<Router>,
+}
+
+/// Two places that nobody else uses meanwhile.
+pub(super) type Taken = [OwnedMutexGuard<Spot>; 2];
+
 impl World {
-    /// Builds it, starts all daemons and waits until each is settled.
-    pub(super) async fn new(config: &MatrixConfig) -> Result<Self, LabError> {
-        let places = config.places.clone();
-        let built = tokio::task::spawn_blocking(move || build(&places)).await;
-        let Built { lab, relay, hosts } = built.map_err(|e| LabError::Run {
+    /// Builds it and starts the relay.
+    pub(super) async fn new(
+        binary: &Path,
+        family: Family,
+        kinds: &[Kind],
+    ) -> Result<Self, LabError> {
+        let kinds = kinds.to_vec();
+        let built = tokio::task::spawn_blocking(move || build(family, &kinds)).await;
+        let (lab, relay, sides) = built.map_err(|e| LabError::Run {
             what: "building the lab".into(),
             source: e.into(),
         })??;
-        let relay = up(
-            &lab,
-            &config.binary,
-            "relay",
-            relay,
-            Families::Both,
-            Vec::new(),
-        )
-        .await?;
-        let bootstrap = relay.addresses().to_vec();
-
-        let mut starting = JoinSet::new();
-        for (i, (name, place, host)) in hosts.into_iter().enumerate() {
-            let near = bootstrap
-                .iter()
-                .filter(|addr| reachable(addr, place.families()));
-            let near = near.cloned().collect();
-            let daemon = up(&lab, &config.binary, &name, host, place.families(), near);
-            let daemon = daemon.await?;
-            starting.spawn(async move {
-                settle(&daemon, place).await?;
-                Ok::<_, LabError>((i, daemon))
-            });
-        }
-        let mut started = Vec::new();
-        while let Some(done) = starting.join_next().await {
-            let done = done.map_err(|e| LabError::Run {
-                what: "starting the daemons".into(),
-                source: e.into(),
-            })?;
-            started.push(done?);
-        }
-        started.sort_by_key(|(i, _)| *i);
-        let mut daemons = started.into_iter().map(|(_, daemon)| daemon);
-        let diallers = daemons.by_ref().take(config.places.len()).collect();
+        let args = args(family, true, &[]);
+        let state = lab.directory("relay")?;
+        let relay = Daemon::up("relay", binary, relay, state, &args, READY_WITHIN).await?;
         Ok(Self {
-            diallers,
-            dialled: daemons.collect(),
-            _relay: relay,
-            _lab: lab,
+            family,
+            binary: binary.to_owned(),
+            relay,
+            sides,
+            lab,
         })
     }
 
-    pub(super) fn dialler(&self, i: usize) -> &Daemon {
-        &self.diallers[i]
+    /// Waits until both places are free.
+    pub(super) async fn take(&self, pair: (Kind, Kind)) -> Taken {
+        let spot = |side: usize, kind| Arc::clone(&self.sides[side][&kind]);
+        let first = spot(0, pair.0).lock_owned().await;
+        [first, spot(1, pair.1).lock_owned().await]
     }
 
-    pub(super) fn dialled(&self, i: usize) -> &Daemon {
-        &self.dialled[i]
+    /// Starts two fresh daemons behind NATs that have forgotten everything, and waits
+    /// until others can reach them.
+    pub(super) async fn start(&self, places: &Taken, run: u32) -> Result<[Daemon; 2], LabError> {
+        let [a, b] = places;
+        let (a, b) = tokio::try_join!(self.up(a, b, run), self.up(b, a, run))?;
+        Ok([a, b])
     }
-}
 
-struct Built {
-    lab: NetLab,
-    relay: Namespace,
-    hosts: Vec<(String, Place, Namespace)>,
-}
-
-fn build(places: &[Place]) -> Result<Built, LabError> {
-    let mut lab = NetLab::new()?;
-    let relay = lab.public_host("relay", Families::Both)?;
-    let mut hosts = Vec::new();
-    for side in ["a", "b"] {
-        for (i, place) in places.iter().enumerate() {
-            let name = format!("{side}{i}");
-            let host = place.build(&mut lab, &name)?;
-            hosts.push((name, *place, host));
+    async fn up(&self, spot: &Spot, other: &Spot, run: u32) -> Result<Daemon, LabError> {
+        for router in &spot.routers {
+            router.reboot()?;
+        }
+        let public = spot.kind == Kind::Public;
+        let args = args(self.family, public, self.relay.addresses());
+        let state = format!("{}-{}-{run}", spot.name, other.name);
+        let state = self.lab.directory(&state)?;
+        let host = spot.host.clone();
+        let daemon = Daemon::up(&spot.name, &self.binary, host, state, &args, READY_WITHIN).await?;
+        let deadline = Instant::now() + ATTACH_PATIENCE;
+        loop {
+            let status = daemon.get("/v1/status", READY_WITHIN).await?;
+            let attachments = status["attachments"].as_array();
+            if attachments.is_some_and(|all| !all.is_empty()) {
+                return Ok(daemon);
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Timeout {
+                    what: spot.name.clone(),
+                    waited_for: "an attachment to the relay",
+                    within: ATTACH_PATIENCE,
+                    stderr: daemon.stderr(),
+                });
+            }
+            sleep(LOOK_EVERY).await;
         }
     }
-    Ok(Built { lab, relay, hosts })
 }
 
-async fn up(
-    lab: &NetLab,
-    binary: &Path,
-    name: &str,
-    host: Namespace,
-    families: Families,
-    bootstrap: Vec<String>,
-) -> Result<Daemon, LabError> {
-    let mut args = Vec::new();
-    if families.v4() {
-        args.push(format!("--listen=0.0.0.0:{PORT}"));
-    }
-    if families.v6() {
-        args.push(format!("--listen=[::]:{PORT}"));
+/// What `up` is started with.
+fn args(family: Family, public: bool, bootstrap: &[String]) -> Vec<String> {
+    let any = match family {
+        Family::V4 => "0.0.0.0",
+        Family::V6 => "[::]",
+    };
+    let mut args = vec![format!("--listen={any}:{PORT}")];
+    if public {
+        args.push(format!("--listen-ws={any}:{WEBSOCKET_PORT}"));
     }
     args.extend(bootstrap.iter().map(|addr| format!("--bootstrap={addr}")));
-    let state = lab.directory(name)?;
-    Daemon::up(name, binary, host, state, &args, READY_WITHIN).await
+    args
 }
 
-/// Whether a host of these families can dial this multiaddr.
-fn reachable(addr: &str, families: Families) -> bool {
-    match addr.starts_with("/ip6/") {
-        true => families.v6(),
-        false => families.v4(),
+type Sides = [BTreeMap<Kind, Arc<Mutex<Spot>>>; 2];
+
+fn build(family: Family, kinds: &[Kind]) -> Result<(NetLab, Namespace, Sides), LabError> {
+    let mut lab = NetLab::new()?;
+    let relay = lab.public_host("relay", families(family))?;
+    let mut sides: Sides = Default::default();
+    for (side, spots) in ["a", "b"].into_iter().zip(&mut sides) {
+        for kind in kinds.iter().filter(|kind| kind.applies_to(family)) {
+            let spot = place(&mut lab, *kind, family, format!("{side}-{kind}"))?;
+            spots.insert(*kind, Arc::new(Mutex::new(spot)));
+        }
     }
+    Ok((lab, relay, sides))
 }
 
-/// Waits until others can find this node, or it has had its time.
-async fn settle(daemon: &Daemon, place: Place) -> Result<(), LabError> {
-    let deadline = Instant::now() + SETTLED_WITHIN;
-    loop {
-        let status = daemon.get("/v1/status", READY_WITHIN).await?;
-        let attached = status["attachments"]
-            .as_array()
-            .is_some_and(|all| !all.is_empty());
-        if attached {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            tracing::warn!("{place} has no relay: {status}");
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+/// Makes a host of this kind, with what is in front of it.
+fn place(lab: &mut NetLab, kind: Kind, family: Family, name: String) -> Result<Spot, LabError> {
+    let mut routers = Vec::new();
+    if let Some(config) = outermost(kind, family) {
+        routers.push(lab.router(&format!("nat-{name}"), config)?);
+    }
+    if kind == Kind::CgnatCone
+        && let Some(carrier) = routers.first_mut()
+    {
+        let inner = format!("home-{name}");
+        let home = lab.router_behind(carrier, &inner, NatKind::PortRestrictedCone)?;
+        routers.push(home);
+    }
+    let host = match routers.last_mut() {
+        Some(router) => lab.host_behind(router, &name)?,
+        None => lab.public_host(&name, families(family))?,
+    };
+    if kind == Kind::UdpBlocked {
+        routers.iter().try_for_each(Router::block_all_udp)?;
+    }
+    Ok(Spot {
+        name,
+        kind,
+        host,
+        routers,
+    })
+}
+
+fn outermost(kind: Kind, family: Family) -> Option<RouterConfig> {
+    if family == Family::V6 {
+        let v6: Option<Filtering> = kind.filtering();
+        return v6.map(|_| RouterConfig { v4: None, v6 });
+    }
+    Some(RouterConfig::from(match kind {
+        Kind::Public => return None,
+        Kind::FullCone => NatKind::FullCone,
+        Kind::Restricted => NatKind::RestrictedCone,
+        Kind::PortRestricted | Kind::UdpBlocked => NatKind::PortRestrictedCone,
+        Kind::SymmetricSequential => NatKind::SymmetricSequential,
+        Kind::SymmetricRandom => NatKind::SymmetricRandom,
+        Kind::CgnatCone => NatKind::Carrier,
+    }))
+}
+
+fn families(family: Family) -> Families {
+    match family {
+        Family::V4 => Families::V4,
+        Family::V6 => Families::V6,
     }
 }

@@ -33,9 +33,14 @@ async fn lab_removes_what_it_made_and_what_dead_ones_left() {
     let (stale, stale_files) = (format!("{dead}x"), files(&dead));
     let exists = |name: &str| ip(&["netns", "list"]).expect("listed").contains(name);
     ip(&["netns", "add", &stale]).expect("made");
+    let mut orphan = Namespace::named(stale.clone()).command("sleep");
+    orphan.arg("1000");
+    let orphan = Process::start(orphan).expect("started");
     std::fs::create_dir_all(stale_files.join("a")).expect("made");
     let mut lab = NetLab::new().expect("a lab");
     assert!(!exists(&stale) && !stale_files.exists());
+    let ended = orphan.finish(PATIENCE).await;
+    ended.expect("ended with what it was left in");
 
     let host = lab.public_host("r", Families::V4).expect("a host");
     let own_files = lab.directory("r").expect("a directory");

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{observe::Plain, *};
+use crate::nat::Filtering;
 
 #[test]
 fn blocked_udp_leaves_tcp_alone() {
@@ -48,24 +49,37 @@ fn blocked_udp_leaves_tcp_alone() {
 }
 
 #[test]
-fn ipv6_is_routed_without_translation_and_let_in_on_request() {
+fn ipv6_is_not_translated_and_lets_in_whom_the_filter_says() {
     if skipped() {
         return;
     }
     let mut lab = NetLab::new().expect("a lab");
-    let [p, q] = ["p", "q"].map(|name| {
-        let host = lab.public_host(name, Families::V6).expect("a host");
-        assert_eq!(host.v4(), None);
-        Plain::new(&host, host.v6().expect("IPv6"), 4001)
-    });
-    let config = RouterConfig { v4: None, v6: true };
-    let mut router = lab.router("gate", config).expect("a router");
-    let host = lab.host_behind(&mut router, "a").expect("a host");
-    let a = Plain::new(&host, host.v6().expect("IPv6"), 4001);
-    assert_eq!(a.seen_by(&p), a.addr);
-    assert!(!a.lets_in(&q, a.addr, &p), "a stranger got in");
-    assert_eq!(a.seen_by(&q), a.addr);
-    assert!(a.lets_in(&q, a.addr, &p));
+    let hosts = ["p", "q"].map(|name| lab.public_host(name, Families::V6).expect("a host"));
+    let at = |host: &Namespace, port| Plain::new(host, host.v6().expect("IPv6"), port);
+    let ([p, q], other_port) = (
+        hosts.each_ref().map(|host| at(host, 4001)),
+        at(&hosts[0], 4002),
+    );
+    for (name, filtering, strangers) in [
+        ("open", Filtering::EndpointIndependent, [true, true]),
+        ("half", Filtering::AddressDependent, [false, true]),
+        ("shut", Filtering::AddressAndPortDependent, [false, false]),
+    ] {
+        let config = RouterConfig {
+            v4: None,
+            v6: Some(filtering),
+        };
+        let router = lab.router(&format!("gate-{name}"), config);
+        let host = lab
+            .host_behind(&mut router.expect("a router"), name)
+            .expect("a host");
+        let a = Plain::new(&host, host.v6().expect("IPv6"), 4001);
+        assert_eq!(a.seen_by(&p), a.addr);
+        let let_in = [&q, &other_port].map(|stranger| a.lets_in(stranger, a.addr, &p));
+        assert_eq!(let_in, strangers, "{filtering:?}");
+        assert_eq!(a.seen_by(&q), a.addr);
+        assert!(a.lets_in(&q, a.addr, &p));
+    }
 }
 
 #[test]
@@ -76,7 +90,7 @@ fn only_a_host_with_both_families_reaches_both() {
     let mut lab = NetLab::new().expect("a lab");
     let config = RouterConfig {
         v4: Some(NatKind::PortRestrictedCone),
-        v6: true,
+        v6: Some(Filtering::AddressAndPortDependent),
     };
     let mut router = lab.router("gate", config).expect("a router");
     let both = lab.host_behind(&mut router, "both").expect("a host");
@@ -129,7 +143,7 @@ fn host_is_reached_again_after_each_kind_of_move() {
     );
     let config = RouterConfig {
         v4: Some(NatKind::PortRestrictedCone),
-        v6: true,
+        v6: Some(Filtering::AddressAndPortDependent),
     };
     let [mut home, mut cafe] = ["home", "cafe"].map(|name| lab.router(name, config).expect("made"));
     let mut a = lab.host_behind(&mut home, "a").expect("a host");
