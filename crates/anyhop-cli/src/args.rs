@@ -116,6 +116,37 @@ pub(crate) enum Command {
 pub(crate) enum LabCommand {
     /// Connect every kind of NAT with each, and compare with what the model says is possible
     Matrix(LabMatrixArgs),
+    /// Run a scenario: a network, faults, traffic and what is expected, from a TOML file
+    Run(LabRunArgs),
+    /// Transfer data while the paths beneath it change at random
+    Chaos(LabChaosArgs),
+}
+
+/// `lab run`.
+#[derive(Debug, Args)]
+pub(crate) struct LabRunArgs {
+    /// The scenario; docs/scenarios in the project has examples
+    #[arg(value_name = "SCENARIO.toml")]
+    pub(crate) file: PathBuf,
+    /// Use this seed instead of the file's
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+/// `lab chaos`.
+#[derive(Debug, Args)]
+pub(crate) struct LabChaosArgs {
+    /// Decides what happens when
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Changes of paths
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) changes: u32,
+    /// Bytes of the transfer
+    #[arg(long, value_name = "N", default_value_t = 1_000_000_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub(crate) bytes: u64,
 }
 
 /// `lab matrix`.

@@ -7,11 +7,17 @@
 //! - [`netns`]: the same shapes in the real kernel: namespaces, veth pairs and nftables.
 //! - [`meter`]: how much arrived, and how long nothing did.
 //! - [`matrix`]: every kind of NAT with each, and what the model says of them.
+//! - [`scenario`]: networks, faults and traffic written down in a file, and [`chaos`], one
+//!   made at random.
+//! - [`clock`]: virtual time.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
+pub mod chaos;
+pub mod clock;
 pub mod demo;
 pub mod matrix;
 pub mod meter;
 pub mod nat;
 pub mod net;
 pub mod netns;
+pub mod scenario;

@@ -25,6 +25,8 @@ pub(crate) use table::{HEADINGS, replace_between, rows_text};
 
 use std::{sync::Mutex, thread, time::Duration};
 
+use crate::clock::run_virtual;
+
 /// First bytes must come within this, in the median of a pair.
 pub const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -118,19 +120,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn run_one(seed: u64, (family, a, b): (Family, Kind, Kind), pair: usize, run: usize) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            return Outcome {
-                complaints: vec![format!("no runtime: {e}")],
-                ..Outcome::default()
-            };
-        }
-    };
     let (a, b) = if run.is_multiple_of(2) {
         (a, b)
     } else {
@@ -140,5 +129,8 @@ fn run_one(seed: u64, (family, a, b): (Family, Kind, Kind), pair: usize, run: us
     let seed = seed
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add((pair * 1_000_003 + run) as u64);
-    runtime.block_on(pair::run(a, b, family, seed))
+    run_virtual(pair::run(a, b, family, seed)).unwrap_or_else(|e| Outcome {
+        complaints: vec![format!("no runtime: {e}")],
+        ..Outcome::default()
+    })
 }

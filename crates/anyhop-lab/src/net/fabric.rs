@@ -374,8 +374,19 @@ impl Fabric {
         self.hosts[host.0].sockets.insert(addr, inbox);
     }
 
-    pub(super) fn unbind(&mut self, host: HostId, addr: SocketAddr) {
-        self.hosts[host.0].sockets.remove(&addr);
+    /// Frees the address of a socket, unless a crash has and another has it now.
+    pub(super) fn unbind(&mut self, host: HostId, addr: SocketAddr, inbox: &Arc<Inbox>) {
+        let sockets = &mut self.hosts[host.0].sockets;
+        if sockets.get(&addr).is_some_and(|it| Arc::ptr_eq(it, inbox)) {
+            sockets.remove(&addr);
+        }
+    }
+
+    /// Takes the host's sockets and listeners from it; connections are left to time out.
+    pub(super) fn crash(&mut self, host: HostId) {
+        let state = &mut self.hosts[host.0];
+        state.sockets.clear();
+        state.streams.forget_listeners();
     }
 
     /// Takes a packet from its host.

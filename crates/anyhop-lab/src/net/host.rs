@@ -130,7 +130,7 @@ impl fmt::Debug for SimSocket {
 
 impl Drop for SimSocket {
     fn drop(&mut self) {
-        self.shared.lock().unbind(self.host, self.local);
+        (self.shared.lock()).unbind(self.host, self.local, &self.inbox);
     }
 }
 

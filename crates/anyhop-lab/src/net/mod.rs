@@ -275,6 +275,15 @@ impl VirtualNet {
         self.lock().rules.cut.remove(&host.into());
     }
 
+    /// Ends what runs on a host without a word to anybody, as a power failure does: the
+    /// host is [`cut`](Self::cut) off and its sockets are free for what starts next. The
+    /// node on it is to be closed too.
+    pub fn crash(&self, host: impl Into<HostId>) {
+        let host = host.into();
+        self.cut(host);
+        self.lock().crash(host);
+    }
+
     /// Drops all UDP from and to a host, or through a NAT, as some office networks do.
     pub fn block_udp(&self, place: impl Into<Place>) {
         self.block_traffic(place, Traffic::Udp);

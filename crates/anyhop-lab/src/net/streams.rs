@@ -66,8 +66,16 @@ pub(super) struct HostStreams {
     next_port: u16,
 }
 
+impl HostStreams {
+    pub(super) fn forget_listeners(&mut self) {
+        self.listeners.clear();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Listening {
+    /// Tells it from one that had the address before a crash.
+    id: u64,
     queue: VecDeque<(ConnId, SocketAddr)>,
     /// Handshakes in progress.
     opening: usize,
@@ -131,7 +139,9 @@ impl Fabric {
         Some(id)
     }
 
-    fn listen(&mut self, host: HostId, addr: SocketAddr) -> io::Result<SocketAddr> {
+    fn listen(&mut self, host: HostId, addr: SocketAddr) -> io::Result<(SocketAddr, u64)> {
+        let id = self.next_conn;
+        self.next_conn += 1;
         let listeners = &mut self.hosts[host.0].streams.listeners;
         let is_free = |port: &u16| {
             let wanted = SocketAddr::new(addr.ip(), *port);
@@ -142,13 +152,27 @@ impl Fabric {
             port => Some(port).filter(is_free),
         };
         let local = SocketAddr::new(addr.ip(), port.ok_or(io::ErrorKind::AddrInUse)?);
-        listeners.insert(local, Listening::default());
-        Ok(local)
+        let listening = Listening {
+            id,
+            ..Listening::default()
+        };
+        listeners.insert(local, listening);
+        Ok((local, id))
     }
 
-    fn unlisten(&mut self, now: Instant, host: HostId, local: SocketAddr) {
-        let listening = self.hosts[host.0].streams.listeners.remove(&local);
-        for (id, _) in listening.into_iter().flat_map(|l| l.queue) {
+    fn listening(&mut self, listener: &SimListener) -> Option<&mut Listening> {
+        let listeners = &mut self.hosts[listener.host.0].streams.listeners;
+        let listening = listeners.get_mut(&listener.local)?;
+        (listening.id == listener.id).then_some(listening)
+    }
+
+    fn unlisten(&mut self, now: Instant, listener: &SimListener) {
+        let Some(listening) = self.listening(listener).map(std::mem::take) else {
+            return;
+        };
+        let listeners = &mut self.hosts[listener.host.0].streams.listeners;
+        listeners.remove(&listener.local);
+        for (id, _) in listening.queue {
             self.abandon(now, id);
         }
     }
@@ -312,11 +336,12 @@ pub(super) fn listen(
     host: HostId,
     addr: SocketAddr,
 ) -> io::Result<Box<dyn StreamListener>> {
-    let local = shared.lock().listen(host, addr)?;
+    let (local, id) = shared.lock().listen(host, addr)?;
     Ok(Box::new(SimListener {
         shared: Arc::clone(shared),
         host,
         local,
+        id,
     }))
 }
 
@@ -324,6 +349,7 @@ struct SimListener {
     shared: Arc<Shared>,
     host: HostId,
     local: SocketAddr,
+    id: u64,
 }
 
 impl fmt::Debug for SimListener {
@@ -339,10 +365,10 @@ impl StreamListener for SimListener {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxStream, SocketAddr)>> {
         let mut fabric = self.shared.lock();
-        let listeners = &mut fabric.hosts[self.host.0].streams.listeners;
-        let listening = listeners
-            .get_mut(&self.local)
-            .expect("listed until this is dropped");
+        let Some(listening) = fabric.listening(self) else {
+            // The host has crashed: nothing comes any more.
+            return Poll::Pending;
+        };
         let Some((id, remote)) = listening.queue.pop_front() else {
             listening.acceptor = Some(cx.waker().clone());
             return Poll::Pending;
@@ -362,7 +388,7 @@ impl StreamListener for SimListener {
 impl Drop for SimListener {
     fn drop(&mut self) {
         let now = Clock::now().into_std();
-        self.shared.lock().unlisten(now, self.host, self.local);
+        self.shared.lock().unlisten(now, self);
         self.shared.settle();
     }
 }
