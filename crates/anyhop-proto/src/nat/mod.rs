@@ -5,6 +5,9 @@
 //! `None`. The ladder of [`path`](crate::path) chooses its techniques by it, and people
 //! read it in a node's status.
 
+pub mod check;
+pub mod classify;
+
 use std::{net::SocketAddr, time::Duration};
 
 /// An address family.

@@ -41,6 +41,7 @@ pub use ladder::{Ladder, PingBudget, Step, Technique};
 pub use offer::{
     Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,
 };
+pub(crate) use offer::{get_socket, put_ip};
 pub use punch::{
     AFTER_OPENERS, BEFORE_GUESSES, BIRTHDAY_BUDGET, Local, PREDICTION_BUDGET, PUNCH_BUDGET,
     PunchAction, PunchPlan, Puncher, birthday_ports,

@@ -214,7 +214,7 @@ mod wire {
     }
 }
 
-fn put_ip(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn put_ip(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -232,6 +232,12 @@ fn get_ip(bytes: &[u8]) -> Option<IpAddr> {
     (!ip.is_unspecified() && !ip.is_multicast() && !broadcast).then_some(ip)
 }
 
+/// An address and port a probe can be sent to.
+pub(crate) fn get_socket(ip: &[u8], port: u32) -> Option<SocketAddr> {
+    let port = u16::try_from(port).ok().filter(|p| *p != 0)?;
+    Some(SocketAddr::new(get_ip(ip)?, port))
+}
+
 fn put_candidate(candidate: &Candidate) -> wire::Candidate {
     wire::Candidate {
         ip: put_ip(candidate.addr.ip()),
@@ -245,9 +251,8 @@ fn put_candidate(candidate: &Candidate) -> wire::Candidate {
 }
 
 fn get_candidate(candidate: &wire::Candidate) -> Option<Candidate> {
-    let port = u16::try_from(candidate.port).ok().filter(|p| *p != 0)?;
     Some(Candidate {
-        addr: SocketAddr::new(get_ip(&candidate.ip)?, port),
+        addr: get_socket(&candidate.ip, candidate.port)?,
         kind: match candidate.kind {
             2 => CandidateKind::Observed,
             3 => CandidateKind::Mapped,
