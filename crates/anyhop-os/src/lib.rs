@@ -9,6 +9,7 @@ mod kernel;
 mod lock;
 mod process;
 mod routes;
+mod ttl;
 mod watch;
 
 pub use interfaces::interface_addresses;
@@ -16,4 +17,5 @@ pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, sourc
 pub use lock::{LOCK_FILE, LockError, StateDirLock};
 pub use process::{is_root, process_cpu_time};
 pub use routes::{Gateway, default_gateways};
+pub use ttl::send_with_ttl;
 pub use watch::{NetworkWatch, netlink_events};

@@ -16,8 +16,9 @@ use crate::{
 
 /// Largest frame, bytes.
 pub const MAX_CHECK_FRAME: usize = 512;
-/// Pings that one request is answered with.
-pub const CHECK_PINGS: u32 = 3;
+/// Pings that one request is answered with. With the answer to the ping by which the asker
+/// showed itself these are three times what it had sent.
+pub const CHECK_PINGS: u32 = 2;
 /// Longest reason, bytes.
 const MAX_REASON: usize = 256;
 

@@ -13,7 +13,7 @@
 //!  responder 1 -> X               does it arrive?              filter looks at addresses
 //!  socket 0 -> responder 1        where it is seen: X again?   mapping looks at addresses
 //!  sockets 1, 2, 3 -> responder 0 which ports?                 allocation
-//!  socket 1 -> X                  does it arrive?              hairpin
+//!  socket 0 <-> socket 1          does it arrive at X?         hairpin
 //! ```
 //!
 //! Each test is made once; the shell repeats lost packets within it. A whole run costs
@@ -57,11 +57,13 @@ pub enum Test {
         /// The socket's external address.
         at: SocketAddr,
     },
-    /// Whether socket 1 reaches socket 0 at this external address. Answered with
-    /// [`Outcome::Arrived`].
+    /// Whether socket 1 reaches socket 0 at its external address, after socket 0 has
+    /// sent to that of socket 1 to open the filter. Answered with [`Outcome::Arrived`].
     Hairpin {
-        /// The address.
+        /// The external address of socket 0.
         at: SocketAddr,
+        /// That of socket 1, if it is known.
+        back: Option<SocketAddr>,
     },
 }
 
@@ -97,6 +99,8 @@ pub struct Classifier {
     ports: Vec<u16>,
     stage: Stage,
     external: Option<SocketAddr>,
+    /// The external address of socket 1.
+    second: Option<SocketAddr>,
     samples: Vec<u16>,
     profile: Profile,
 }
@@ -113,6 +117,7 @@ impl Classifier {
             ports,
             stage: if usable { Stage::First } else { Stage::Done },
             external: None,
+            second: None,
             samples: Vec::new(),
             profile: Profile::default(),
         }
@@ -149,7 +154,10 @@ impl Classifier {
                 socket: n,
                 responder: 0,
             }),
-            Stage::Hairpin => Some(Test::Hairpin { at: at? }),
+            Stage::Hairpin => Some(Test::Hairpin {
+                at: at?,
+                back: self.second,
+            }),
             Stage::Open => Some(Test::Unasked {
                 socket: SILENT,
                 responder: 0,
@@ -192,6 +200,9 @@ impl Classifier {
             }
             (Stage::Sample(n), Outcome::Seen(seen)) => {
                 self.samples.extend(seen.map(|s| s.port()));
+                if n == 1 {
+                    self.second = seen;
+                }
                 if n < 3 {
                     Stage::Sample(n + 1)
                 } else {
@@ -200,7 +211,11 @@ impl Classifier {
                 }
             }
             (Stage::Hairpin, Outcome::Arrived(arrived)) => {
-                self.profile.hairpin = arrived;
+                // With another port for each destination it is not known which mapping's
+                // filter to open, and how: what does not arrive may have been filtered.
+                let open = self.profile.filtering == Some(Filtering::EndpointIndependent);
+                let hidden = self.profile.is_hard() && !open;
+                self.profile.hairpin = arrived.filter(|_| !hidden);
                 Stage::Done
             }
             (Stage::Open, Outcome::Arrived(arrived)) => {

@@ -87,7 +87,9 @@ impl Technique {
         matches!(self, Self::Prediction | Self::Birthday)
     }
 
-    fn cool_down(self) -> Duration {
+    /// Wait before it is repeated with the same peer.
+    #[must_use]
+    pub fn cool_down(self) -> Duration {
         match self {
             Self::Punch => Duration::ZERO,
             Self::LowTtlServer | Self::LowTtlClient => LOW_TTL_COOL_DOWN,

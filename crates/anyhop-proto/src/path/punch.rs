@@ -57,6 +57,8 @@ const GUESS_BURST: usize = 12;
 pub const BEFORE_GUESSES: Duration = Duration::from_millis(300);
 /// How long the last pings are waited for.
 const TAIL: Duration = Duration::from_millis(500);
+/// How long the sockets of a birthday attempt wait for the guesses, which take 2.5 s.
+const GUESSES_WAIT: Duration = Duration::from_secs(3);
 /// Nominating pings.
 const NOMINATIONS: u32 = 10;
 /// Candidates at most, peer-reflexive ones included.
@@ -161,7 +163,7 @@ impl PunchPlan {
     fn pace(&self) -> (usize, Duration, u32) {
         match (self.technique, self.sockets) {
             (Technique::Birthday, 0) => (GUESS_BURST, BURST, 1),
-            (Technique::Birthday, _) => (SOCKET_BURST, BURST, 2),
+            (Technique::Birthday, _) => (SOCKET_BURST, BURST, 1),
             _ => (usize::MAX, ROUND, ROUNDS),
         }
     }
@@ -339,7 +341,8 @@ impl Puncher {
         }
         if self.passes >= passes || self.sent >= self.plan.budget() {
             self.phase = Phase::Waiting;
-            self.next = now + TAIL;
+            let waits = self.plan.technique == Technique::Birthday && self.plan.sockets > 0;
+            self.next = now + if waits { GUESSES_WAIT } else { TAIL };
         }
     }
 

@@ -163,7 +163,7 @@ fn a_server_uses_the_socket_it_is_told_to() {
 }
 
 #[test]
-fn a_birthday_attempt_uses_every_socket_and_every_guess_once_per_pass() {
+fn a_birthday_attempt_uses_every_socket_and_every_guess_once() {
     let now = Instant::now();
     let many = PunchPlan {
         sockets: BIRTHDAY_SOCKETS,
@@ -171,11 +171,7 @@ fn a_birthday_attempt_uses_every_socket_and_every_guess_once_per_pass() {
     };
     let sent = pings(&run_out(&mut Puncher::new(now, many)));
     let sockets: std::collections::BTreeSet<_> = sent.iter().map(|s| s.0).collect();
-    assert_eq!(
-        (sockets.len(), sent.len()),
-        (256, 512),
-        "two passes of 256 sockets"
-    );
+    assert_eq!((sockets.len(), sent.len()), (256, 256));
     assert!(sent.iter().all(|s| s.1 == addr(1)));
     let ports = birthday_ports(5);
     let guesses: Vec<_> = ports

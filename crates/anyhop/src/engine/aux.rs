@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhop_proto::probe::PROBE_LEN;
+use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
@@ -31,6 +32,11 @@ pub(crate) const MAX_AUX_SOCKETS: usize = 1024;
 pub(crate) const MAX_PINS: usize = 256;
 /// Receive buffer of an auxiliary socket, bytes: a batch of 64 probes.
 const AUX_BUFFER: usize = 64 * PROBE_LEN;
+
+/// Ports tried for a socket before the host chooses one.
+const RANDOM_PORTS: u32 = 4;
+/// Where they are taken from (RFC 6335 section 6).
+const EPHEMERAL_PORTS: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
 
 type Socket = Arc<dyn DatagramSocket>;
 
@@ -139,7 +145,8 @@ pub(crate) struct AuxSet {
 }
 
 impl AuxSet {
-    /// Opens `count` sockets of a family, bound to the main socket's IP address.
+    /// Opens `count` sockets of a family, bound to the main socket's IP address and to
+    /// random ports: a NAT may still hold a mapping for a port that was used lately.
     pub(crate) fn open(
         host: &dyn Host,
         fabric: &Arc<Fabric>,
@@ -212,7 +219,7 @@ fn open_one(
     sink: &mpsc::Sender<Box<ProbePacket>>,
 ) -> io::Result<Aux> {
     let place = Place::take(fabric)?;
-    let socket = host.bind_udp(local)?;
+    let socket = bind_anywhere(host, local)?;
     let (fate, told) = oneshot::channel();
     let (fabric, sink) = (Arc::clone(fabric), sink.clone());
     let reader = Arc::clone(&socket);
@@ -232,6 +239,18 @@ fn open_one(
         socket,
         fate: Some(fate),
     })
+}
+
+fn bind_anywhere(host: &dyn Host, mut local: SocketAddr) -> io::Result<Socket> {
+    for _ in 0..RANDOM_PORTS {
+        local.set_port(rand::rng().random_range(EPHEMERAL_PORTS));
+        match host.bind_udp(local) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    local.set_port(0);
+    host.bind_udp(local)
 }
 
 /// Passes on the probes that a socket receives; more than the queue holds are dropped.

@@ -218,6 +218,12 @@ impl DatagramSocket for OsSocket {
         })
     }
 
+    fn try_send_ttl(&self, transmit: &Transmit<'_>, ttl: u8) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || {
+            anyhop_os::send_with_ttl(&self.io, transmit.contents, transmit.destination, ttl)
+        })
+    }
+
     fn writable(self: Arc<Self>) -> Writable {
         Box::pin(async move { self.io.writable().await })
     }

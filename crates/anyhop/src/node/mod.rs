@@ -15,6 +15,7 @@ mod inbox;
 mod keep;
 mod monitor;
 mod nat;
+mod natcheck;
 pub(crate) mod punch;
 mod records;
 mod registry;
@@ -37,6 +38,7 @@ use anyhop_base::{
 };
 use anyhop_proto::{
     circuit::{CircuitId, LinkId, RelayBook},
+    nat::Family,
     route::{PerNeighbour, SearchBook},
 };
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,7 @@ pub(crate) mod protocols {
     pub(crate) const PEERS: &str = "peers/1";
     pub(crate) const TRACE: &str = "trace/1";
     pub(crate) const ATTACH: &str = "attach/1";
+    pub(crate) const NATCHECK: &str = "natcheck/1";
     pub(crate) const PUNCH: &str = "punch/2";
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
@@ -298,7 +301,9 @@ impl Inner {
     pub(crate) fn nat_status(&self) -> NatStatus {
         NatStatus {
             reachability: self.reachability().as_str().to_owned(),
-            ..NatStatus::default()
+            v4: self.nat_info(Family::V4),
+            v6: self.nat_info(Family::V6),
+            mappings: Vec::new(),
         }
     }
 

@@ -10,15 +10,15 @@ use std::{
 
 use anyhop_base::{PeerId, Reachability};
 use anyhop_proto::{
-    nat::{Family, Profiles},
-    path::{PingBudget, Role, ladder::PREDICTION_COOL_DOWN},
+    nat::{Family, Filtering, Mapping, Profile, Profiles},
+    path::{PingBudget, Role, Technique},
     probe::Probe,
 };
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
 use super::Inner;
-use crate::{engine::AuxSet, session::Conn};
+use crate::{Event, NatInfo, NatStatus, engine::AuxSet, session::Conn};
 
 /// Times a sample is asked for before its responder is given up.
 const SAMPLE_TRIES: u32 = 3;
@@ -31,14 +31,17 @@ const MAX_GUESSERS: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Nat {
     profiles: Mutex<Profiles>,
+    /// As it was told last.
+    told: Mutex<NatStatus>,
     budget: Mutex<PingBudget>,
     /// When each peer last had us guess ports, or open sockets for its guesses.
-    guessed: Mutex<BTreeMap<PeerId, Instant>>,
+    guessed: Mutex<BTreeMap<(PeerId, Technique), Instant>>,
 }
 
 impl Nat {
     pub(super) fn new() -> Self {
         Self {
+            told: Mutex::default(),
             profiles: Mutex::default(),
             budget: Mutex::new(PingBudget::new(Instant::now().into_std())),
             guessed: Mutex::default(),
@@ -48,6 +51,29 @@ impl Nat {
     /// What is known now.
     pub(crate) fn profiles(&self) -> Profiles {
         *self.profiles.lock().expect("no holder panics")
+    }
+
+    /// Keeps what a run of tests showed.
+    pub(super) fn learn(&self, family: Family, profile: Profile) {
+        let mut profiles = self.profiles.lock().expect("no holder panics");
+        let known = profiles.of_mut(family);
+        *known = Profile {
+            lifetime: known.lifetime,
+            layers: profile.layers.max(known.layers),
+            ..profile
+        };
+    }
+
+    /// Keeps how long a mapping was seen to live without traffic.
+    pub(super) fn set_lifetime(&self, family: Family, lifetime: Option<Duration>) {
+        let mut profiles = self.profiles.lock().expect("no holder panics");
+        profiles.of_mut(family).lifetime = lifetime;
+    }
+
+    /// The network is another one.
+    pub(super) fn forget(&self, family: Family) {
+        let mut profiles = self.profiles.lock().expect("no holder panics");
+        *profiles.of_mut(family) = Profile::default();
     }
 
     /// Takes pings to unproven addresses from the node's allowance.
@@ -63,22 +89,22 @@ impl Nat {
         self.budget().give_back(n);
     }
 
-    /// Whether a peer may have us take part in guessing again.
-    pub(crate) fn admit_guesses(&self, peer: PeerId) -> Result<(), String> {
+    /// Whether a peer may have us take part in a technique that guesses ports. Its ladder
+    /// waits for the cool-down; half of that is held against one that does not.
+    pub(crate) fn admit_guesses(&self, peer: PeerId, technique: Technique) -> Result<(), String> {
         let now = Instant::now();
+        let key = (peer, technique);
         let mut guessed = self.guessed.lock().expect("no holder panics");
-        if let Some(last) = guessed
-            .get(&peer)
-            .filter(|t| now - **t < PREDICTION_COOL_DOWN / 2)
+        if let Some(since) = guessed.get(&key).map(|t| now - *t)
+            && since < technique.cool_down() / 2
         {
-            let since = now - *last;
             return Err(format!("it took part in guessing ports {since:?} ago"));
         }
-        if guessed.len() >= MAX_GUESSERS && !guessed.contains_key(&peer) {
-            let oldest = guessed.iter().min_by_key(|(_, t)| **t).map(|(p, _)| *p);
-            oldest.and_then(|p| guessed.remove(&p));
+        if guessed.len() >= MAX_GUESSERS && !guessed.contains_key(&key) {
+            let oldest = guessed.iter().min_by_key(|(_, t)| **t).map(|(k, _)| *k);
+            oldest.and_then(|k| guessed.remove(&k));
         }
-        guessed.insert(peer, now);
+        guessed.insert(key, now);
         Ok(())
     }
 
@@ -88,6 +114,51 @@ impl Nat {
 }
 
 impl Inner {
+    /// How long a mapping towards a family was seen to live without traffic; `None` while
+    /// that is not known, or there is no NAT.
+    pub(crate) fn nat_lifetime(&self, family: Family) -> Option<Duration> {
+        self.nat.profiles().of(family).lifetime
+    }
+
+    /// What is known about the NATs in front of this node.
+    pub(crate) fn nat_info(&self, family: Family) -> Option<NatInfo> {
+        let profiles = self.nat.profiles();
+        let profile = profiles.of(family);
+        let observed = self.observed_addrs();
+        let external = observed.iter().find(|a| Family::of(a) == family);
+        if external.is_none() && *profile == Profile::default() {
+            return None;
+        }
+        let word = |w: &'static str| w.to_owned();
+        Some(NatInfo {
+            mapping: profile.mapping.and_then(Mapping::name).map(word),
+            filtering: profile.filtering.and_then(Filtering::name).map(word),
+            allocation: profile.allocation.map(|a| a.name().to_owned()),
+            hairpin: profile.hairpin,
+            lifetime_s: self.nat_lifetime(family).map(|l| l.as_secs()),
+            layers: profile.layers,
+            external: external.map(ToString::to_string),
+        })
+    }
+
+    /// Tells of changes of what is known about the NATs.
+    pub(crate) fn nat_changed(&self) {
+        let now = self.nat_status();
+        let before = {
+            let mut told = self.nat.told.lock().expect("no holder panics");
+            if *told == now {
+                return;
+            }
+            std::mem::replace(&mut *told, now.clone())
+        };
+        if before.reachability != now.reachability {
+            let reachability = self.reachability();
+            self.emit(Event::ReachabilityChanged { reachability });
+            self.record_changed();
+        }
+        self.emit(Event::NatChanged { nat: now });
+    }
+
     /// Peers that can tell how our NAT translates: dialled by us, over a direct path of
     /// the family, and not known to be behind a NAT themselves. Bootstrap peers first.
     pub(crate) fn responders(&self, family: Family) -> Vec<(Arc<Conn>, SocketAddr)> {
@@ -120,6 +191,12 @@ impl Inner {
     }
 }
 
+/// An ordinary ping.
+pub(super) fn ping(nonce: u64) -> Probe {
+    let nominate = false;
+    Probe::Ping { nonce, nominate }
+}
+
 /// Asks one responder from where it sees an auxiliary socket.
 pub(crate) async fn ask_external(
     conn: &Conn,
@@ -129,11 +206,7 @@ pub(crate) async fn ask_external(
 ) -> Option<SocketAddr> {
     for _ in 0..SAMPLE_TRIES {
         let nonce = rand::rng().random();
-        let ping = Probe::Ping {
-            nonce,
-            nominate: false,
-        };
-        aux.send(n, to, &conn.keys.seal(ping), None);
+        aux.send(n, to, &conn.keys.seal(ping(nonce)), None);
         let answered = async {
             while let Some(packet) = aux.recv().await {
                 match conn.keys.open(&packet.bytes) {

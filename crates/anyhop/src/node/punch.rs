@@ -249,7 +249,7 @@ impl Inner {
             return Err(why.to_owned());
         }
         if choice.0.guesses() {
-            self.nat.admit_guesses(conn.peer)?;
+            self.nat.admit_guesses(conn.peer, choice.0)?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use anyhop_base::{
 use anyhop_proto::{
     circuit::LinkId,
     control::{Answer, Hello, MAX_CONTROL_FRAME, MAX_RELATED, Query},
+    nat::{Family, Filtering},
     route::needed,
 };
 use tokio::{
@@ -277,9 +278,17 @@ impl Inner {
         let observed = self.observed_addrs();
         let own = self.listen_addrs();
         if observed.is_empty() {
-            Reachability::Unknown
-        } else if observed.iter().any(|o| own.contains(o)) {
+            return Reachability::Unknown;
+        }
+        let own_seen = observed.iter().filter(|o| own.contains(o));
+        let filters: Vec<_> = own_seen
+            .map(|o| self.nat.profiles().of(Family::of(o)).filtering)
+            .collect();
+        // An address of our own that others see may still be behind a filter.
+        if filters.contains(&Some(Filtering::None)) {
             Reachability::Public
+        } else if filters.contains(&None) {
+            Reachability::Unknown
         } else {
             Reachability::BehindNat
         }
@@ -397,6 +406,7 @@ impl Inner {
             // Times out when it is time to renew.
             let _ = timeout(renewal, self.record_dirty.notified()).await;
             tokio::time::sleep(RECORD_DEBOUNCE).await;
+            self.nat_changed();
             let Some(record) = self.renew_record() else {
                 continue;
             };

@@ -8,6 +8,7 @@ use std::{
 use anyhop_base::Keypair;
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
+    nat::Family,
     route::{PerNeighbour, SAMPLE_BURST, SAMPLE_INTERVAL, SearchBook, TRACE_BURST, TRACE_INTERVAL},
 };
 use tokio::{
@@ -87,6 +88,12 @@ pub(super) fn start(
     inner.spawn(Arc::clone(&inner).accept_connections());
     inner.spawn(Arc::clone(&inner).keep_record());
     inner.spawn(Arc::clone(&inner).keep_attachments());
+    for family in [Family::V4, Family::V6] {
+        let mut local = inner.fabric.local_addrs().into_iter();
+        if local.any(|a| Family::of(&a) == family) {
+            inner.spawn(Arc::clone(&inner).keep_nat_known(family));
+        }
+    }
     inner.spawn(Arc::clone(&inner).watch_network());
     for server in servers {
         inner.spawn(Arc::clone(&inner).serve_websockets(server));

@@ -270,7 +270,10 @@ impl Driver {
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
                 Found::SeenAt(addr) => self.seen_at(addr),
-                Found::PingedFrom(addr) => self.pinged_from(addr),
+                Found::PingedFrom(addr) => {
+                    self.conn.shows_itself_at(addr);
+                    self.pinged_from(addr);
+                }
                 Found::AnswersAt(addr) => self.answers_at(addr),
                 Found::Reached(addr, pin) => self.reached(addr, pin),
                 Found::PunchFailed(reason) => self.attempt_failed(reason),

@@ -4,10 +4,11 @@ mod driver;
 mod probing;
 
 use std::{
+    collections::VecDeque,
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -141,6 +142,22 @@ impl PathTable {
     }
 }
 
+/// Addresses kept that a peer's pings came from; the oldest is forgotten first. Above
+/// what one node's tests use.
+const MAX_SHOWN: usize = 32;
+/// NAT checks for one peer within [`CHECK_WINDOW`].
+const MAX_CHECKS: u32 = 16;
+/// For how long checks are counted together.
+const CHECK_WINDOW: Duration = Duration::from_secs(60);
+
+/// Where a peer has shown itself, and how often it asked to be checked.
+#[derive(Debug, Default)]
+struct Shown {
+    at: VecDeque<SocketAddr>,
+    minute: Option<Instant>,
+    checks: u32,
+}
+
 /// One connection to a peer.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -153,6 +170,8 @@ pub(crate) struct Conn {
     pub(crate) keys: ProbeKeys,
     pub(crate) paths: watch::Sender<PathTable>,
     pub(crate) commands: mpsc::Sender<Command>,
+    /// Where authenticated pings of the peer came from lately, and what it asked for.
+    shown: Mutex<Shown>,
     /// Another connection carries new streams; this one ends when it is unused.
     pub(crate) superseded: AtomicBool,
 }
@@ -181,9 +200,38 @@ impl Conn {
             keys,
             paths: watch::Sender::new(PathTable::default()),
             commands,
+            shown: Mutex::default(),
             superseded: AtomicBool::new(false),
         };
         Some((Arc::new(conn), receiver))
+    }
+
+    /// The peer's ping came from there.
+    pub(crate) fn shows_itself_at(&self, addr: SocketAddr) {
+        let mut shown = self.shown.lock().expect("no holder panics");
+        shown.at.retain(|a| *a != addr);
+        if shown.at.len() >= MAX_SHOWN {
+            shown.at.pop_front();
+        }
+        shown.at.push_back(addr);
+    }
+
+    /// Whether one of the peer's latest pings came from there.
+    pub(crate) fn has_shown_itself_at(&self, addr: SocketAddr) -> bool {
+        let shown = self.shown.lock().expect("no holder panics");
+        shown.at.contains(&addr)
+    }
+
+    /// Counts a check that the peer asks for; false when it asks too often.
+    pub(crate) fn may_check(&self) -> bool {
+        let now = Instant::now();
+        let mut shown = self.shown.lock().expect("no holder panics");
+        let begun = shown.minute.is_some_and(|m| now - m < CHECK_WINDOW);
+        if !begun {
+            (shown.minute, shown.checks) = (Some(now), 0);
+        }
+        shown.checks += 1;
+        shown.checks <= MAX_CHECKS
     }
 
     pub(crate) fn is_closed(&self) -> bool {

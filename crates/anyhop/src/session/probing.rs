@@ -174,7 +174,11 @@ impl Probing {
     }
 
     /// The attempt under way, and which of its sockets a probe came in on.
+    /// A ping over a circuit or a WebSocket is no sign of a direct way.
     fn local_of(&mut self, packet: &ProbePacket) -> Option<(Local, &mut Run)> {
+        if is_virtual(&packet.from) {
+            return None;
+        }
         let run = self.run.as_mut()?;
         let local = match &packet.via {
             None => Local::Main,
