@@ -114,12 +114,6 @@ impl Nat {
 }
 
 impl Inner {
-    /// How long a mapping towards a family was seen to live without traffic; `None` while
-    /// that is not known, or there is no NAT.
-    pub(crate) fn nat_lifetime(&self, family: Family) -> Option<Duration> {
-        self.nat.profiles().of(family).lifetime
-    }
-
     /// What is known about the NATs in front of this node.
     pub(crate) fn nat_info(&self, family: Family) -> Option<NatInfo> {
         let profiles = self.nat.profiles();
@@ -135,7 +129,7 @@ impl Inner {
             filtering: profile.filtering.and_then(Filtering::name).map(word),
             allocation: profile.allocation.map(|a| a.name().to_owned()),
             hairpin: profile.hairpin,
-            lifetime_s: self.nat_lifetime(family).map(|l| l.as_secs()),
+            lifetime_s: profile.lifetime.map(|l| l.as_secs()),
             layers: profile.layers,
             external: external.map(ToString::to_string),
         })

@@ -54,7 +54,7 @@ impl Inner {
     pub(super) async fn keep_nat_known(self: Arc<Self>, family: Family) {
         let mut network = self.network();
         loop {
-            network.borrow_and_update();
+            let changes = network.borrow_and_update().changes;
             let responders = self.wait_for_responder(family).await;
             let found = self.classify(family).await;
             let wait = match found {
@@ -68,7 +68,7 @@ impl Inner {
                 sleep(wait).await;
             };
             tokio::select! {
-                changed = network.changed() => {
+                changed = network.wait_for(|n| n.changes != changes) => {
                     self.nat.forget(family);
                     if changed.is_err() {
                         return;
