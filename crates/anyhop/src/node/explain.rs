@@ -86,6 +86,8 @@ impl Inner {
         for addr in interfaces.iter().filter(|a| !observed.contains(a)) {
             all.push(of(CandidateSource::Interface)(addr.to_string()));
         }
+        let mappings = self.nat_status().mappings.into_iter();
+        all.extend(mappings.map(|m| of(CandidateSource::Mapping)(m.external)));
         let websockets = self.websocket_endpoints().into_iter();
         all.extend(websockets.map(|e| of(CandidateSource::Interface)(e.to_string())));
         let attachments: Vec<_> = self.book().attachments().collect();
