@@ -4,6 +4,7 @@
 //! standard library. It will be the one crate that may hold `unsafe` code (batched UDP,
 //! TUN devices); so far none is needed, and none is allowed.
 
+mod dnssd;
 mod interfaces;
 mod kernel;
 mod lock;
@@ -12,6 +13,7 @@ mod routes;
 mod ttl;
 mod watch;
 
+pub use dnssd::{DnsSd, DnsSdError, LocalService, Sighting};
 pub use interfaces::interface_addresses;
 pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, source_address};
 pub use lock::{LOCK_FILE, LockError, StateDirLock};

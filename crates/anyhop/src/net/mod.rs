@@ -21,6 +21,7 @@ use std::{
     task::{Context, Poll},
 };
 
+pub use anyhop_os::{LocalService, Sighting};
 pub use noq::udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -65,7 +66,29 @@ pub trait Host: Send + Sync + Debug + 'static {
     fn network_changes(&self) -> Option<watch::Receiver<u64>> {
         None
     }
+
+    /// Announces a service on the local links and looks for others of its type.
+    /// `Unsupported` where that cannot be done.
+    fn local_discovery(&self, service: &LocalService) -> io::Result<Box<dyn LocalDiscovery>> {
+        let _ = service;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
+
+/// An announced service and a watch on others; dropping it ends both.
+pub trait LocalDiscovery: Send + Debug + 'static {
+    /// Replaces what is announced.
+    fn announce(&mut self, service: &LocalService) -> io::Result<()>;
+
+    /// The next sighting; `None` when none will come any more. Cancel-safe.
+    fn next(&mut self) -> NextSighting<'_>;
+
+    /// Takes the announcement back and ends.
+    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// A sighting that is waited for.
+pub type NextSighting<'a> = Pin<Box<dyn Future<Output = Option<Sighting>> + Send + 'a>>;
 
 /// A TCP connection, or anything that reads and writes like one.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + Debug + 'static {}

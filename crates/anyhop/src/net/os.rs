@@ -5,12 +5,13 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
+    pin::Pin,
     sync::{Arc, RwLock, RwLockReadGuard},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use anyhop_os::NetworkWatch;
+use anyhop_os::{DnsSd, NetworkWatch};
 use noq::udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
@@ -20,7 +21,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{BoxStream, ConnectTcp, DatagramSocket, Host, Resolve, StreamListener, Writable};
+use super::{
+    BoxStream, ConnectTcp, DatagramSocket, Host, LocalDiscovery, LocalService, NextSighting,
+    Resolve, StreamListener, Writable,
+};
 
 /// Kernel buffer asked for in each direction, bytes: 4 ms at 10 Gbit/s. The kernel
 /// caps it silently at its own limit.
@@ -98,6 +102,31 @@ impl Host for OsHost {
         let (sender, changes) = watch::channel(0);
         tokio::spawn(watch_network(sender));
         Some(changes)
+    }
+
+    fn local_discovery(&self, service: &LocalService) -> io::Result<Box<dyn LocalDiscovery>> {
+        let started = DnsSd::start(service).map_err(io::Error::other)?;
+        Ok(Box::new(OsDiscovery(started)))
+    }
+}
+
+#[derive(Debug)]
+struct OsDiscovery(DnsSd);
+
+impl LocalDiscovery for OsDiscovery {
+    fn announce(&mut self, service: &LocalService) -> io::Result<()> {
+        self.0.announce(service).map_err(io::Error::other)
+    }
+
+    fn next(&mut self) -> NextSighting<'_> {
+        Box::pin(self.0.next())
+    }
+
+    fn stop(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            // Fails only when the runtime ends, and then nobody waits.
+            let _ = tokio::task::spawn_blocking(move || self.0.stop()).await;
+        })
     }
 }
 

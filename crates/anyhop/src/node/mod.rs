@@ -13,6 +13,7 @@ mod families;
 mod find;
 mod inbox;
 mod keep;
+mod mdns;
 mod monitor;
 mod nat;
 mod natcheck;
@@ -192,6 +193,7 @@ pub(crate) struct Inner {
     network: watch::Sender<Network>,
     engine: Engine,
     websockets: websocket::WebSockets,
+    local_peers: mdns::LocalPeers,
     clock: records::WallClock,
     started: Instant,
     book: Mutex<records::Book>,
@@ -260,7 +262,7 @@ impl Inner {
 
     /// Whether the session with a peer must not be closed for being idle.
     pub(crate) fn is_pinned(&self, peer: PeerId) -> bool {
-        self.config.bootstrap.iter().any(|b| b.peer == peer)
+        self.config.bootstrap.iter().any(|b| b.peer == peer) || self.local_peers.is_kept(peer)
     }
 
     /// Addresses of our sockets as others on our networks may use them: a wildcard

@@ -369,7 +369,7 @@ impl Inner {
 }
 
 /// Whether two addresses may be in one private network: the same /16, or /48 for IPv6.
-fn near(a: IpAddr, b: IpAddr) -> bool {
+pub(super) fn near(a: IpAddr, b: IpAddr) -> bool {
     match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => a.octets()[..2] == b.octets()[..2],
         (IpAddr::V6(a), IpAddr::V6(b)) => a.segments()[..3] == b.segments()[..3],

@@ -496,6 +496,9 @@ impl Inner {
     pub(super) fn whereabouts(&self, peer: PeerId) -> Whereabouts {
         let now = self.now_unix_s();
         let mut found = Whereabouts::default();
+        for addr in self.local_peers.addresses(peer) {
+            found.add_direct(addr);
+        }
         let book = self.book();
         for addr in book.manual.get(&peer).into_iter().flatten() {
             found.add_direct(*addr);

@@ -17,7 +17,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{EVENT_QUEUE, Inner, Network, inbox::Inbox, records, websocket::WebSockets};
+use super::{
+    EVENT_QUEUE, Inner, Network, inbox::Inbox, mdns::LocalPeers, records, websocket::WebSockets,
+};
 use crate::{
     Config, StartError,
     engine::{Engine, Fabric, random_seed},
@@ -66,6 +68,7 @@ pub(super) fn start(
         socket_failed,
         engine,
         websockets,
+        local_peers: LocalPeers::default(),
         clock: records::WallClock::new(),
         started: Instant::now(),
         book: Mutex::default(),
@@ -95,6 +98,10 @@ pub(super) fn start(
         }
     }
     inner.spawn(Arc::clone(&inner).watch_network());
+    if inner.config.mdns {
+        // Not cancelled on stop: it says goodbye first.
+        inner.tasks.spawn(Arc::clone(&inner).meet_local_peers());
+    }
     for server in servers {
         inner.spawn(Arc::clone(&inner).serve_websockets(server));
     }

@@ -127,7 +127,8 @@ fn args(family: Family, public: bool, bootstrap: &[String]) -> Vec<String> {
         Family::V4 => "0.0.0.0",
         Family::V6 => "[::]",
     };
-    let mut args = vec![format!("--listen={any}:{PORT}")];
+    // Hosts of the lab's internet share one link and would meet there by themselves.
+    let mut args = vec![format!("--listen={any}:{PORT}"), "--no-mdns".to_owned()];
     if public {
         args.push(format!("--listen-ws={any}:{WEBSOCKET_PORT}"));
     }
