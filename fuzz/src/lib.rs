@@ -47,6 +47,7 @@ targets! {
     varint: varints,
     control_frames: control_contents,
     punch_offer: punch_offers,
+    nat_check: nat_checks,
     circuit_frames: circuit_contents,
     route_frames: route_contents,
     message_header: message_headers,

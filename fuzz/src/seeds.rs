@@ -11,7 +11,10 @@ use anyhop_proto::{
     control::{Answer, Attached, Hello, Query},
     datagram::Label,
     message::Header,
-    nat::{Allocation, Family, Filtering, Mapping, Profile, Profiles},
+    nat::{
+        Allocation, Family, Filtering, Mapping, Profile, Profiles,
+        check::{From, Request, Response},
+    },
     path::{Candidate, CandidateKind, Offer, Prediction, Technique},
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
     route::{
@@ -127,6 +130,23 @@ pub(crate) fn control_contents() -> Vec<Vec<u8>> {
         Hello { record }.encode(),
     ];
     frames.iter().map(|frame| content(frame)).collect()
+}
+
+pub(crate) fn nat_checks() -> Vec<Vec<u8>> {
+    let request = |from, text| Request {
+        from,
+        at: socket(text),
+    };
+    [
+        request(From::SamePort, V4).encode(),
+        request(From::OtherPort, V6).encode(),
+        request(From::Unasked, V4).encode(),
+        Response::Pinging { port: 5000 }.encode(),
+        Response::Refused("not now".to_owned()).encode(),
+    ]
+    .iter()
+    .map(|frame| content(frame))
+    .collect()
 }
 
 pub(crate) fn punch_offers() -> Vec<Vec<u8>> {

@@ -13,6 +13,7 @@ use anyhop_proto::{
     control::{Answer, Attached, Hello, MAX_CONTROL_FRAME, Query},
     datagram::{Kind, Label, classify},
     message::Header,
+    nat::check::{Request, Response},
     path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
     route::{Find, FindAnswer, Sample, Trace, TraceAnswer},
@@ -144,6 +145,17 @@ pub fn punch_offer(data: &[u8]) -> bool {
         assert!(predicted.iter().all(|a| a.port() != 0));
     }
     round_trip(offer, Offer::encode, Offer::decode)
+}
+
+/// The content of the frames of a NAT check.
+pub fn nat_check(data: &[u8]) -> bool {
+    let request = Request::decode(data);
+    if let Ok(request) = &request {
+        assert_ne!(request.at.port(), 0);
+        assert!(!request.at.ip().is_unspecified() && !request.at.ip().is_multicast());
+    }
+    round_trip(request, Request::encode, Request::decode)
+        | round_trip(Response::decode(data), Response::encode, Response::decode)
 }
 
 /// The content of a circuit stream's frames.
