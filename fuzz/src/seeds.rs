@@ -8,7 +8,7 @@ use anyhop_base::{
 };
 use anyhop_proto::{
     circuit::{Answer as CircuitAnswer, Open, Refusal, RefusalReason},
-    control::{Answer, Attached, Hello, Query},
+    control::{Answer, Attached, Hello, Query, Reach, Reached},
     datagram::Label,
     message::Header,
     nat::{
@@ -121,6 +121,12 @@ pub(crate) fn control_contents() -> Vec<Vec<u8>> {
     let frames = [
         Query { peer: peer(3) }.encode(),
         Attached { relays: true }.encode(),
+        Reach {
+            address: ([192, 0, 2, 1], 4001).into(),
+            nonce: 7,
+        }
+        .encode(),
+        Reached { trying: true }.encode(),
         Answer {
             record: record.clone(),
             linked: true,

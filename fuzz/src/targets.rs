@@ -10,7 +10,7 @@ use anyhop_base::{
 use anyhop_proto::{
     FrameError,
     circuit::{Answer as CircuitAnswer, Open},
-    control::{Answer, Attached, Hello, MAX_CONTROL_FRAME, Query},
+    control::{Answer, Attached, Hello, MAX_CONTROL_FRAME, Query, Reach, Reached},
     datagram::{Kind, Label, classify},
     message::Header,
     nat::check::{Request, Response},
@@ -129,6 +129,8 @@ pub fn control_frames(data: &[u8]) -> bool {
         | round_trip(Query::decode(data), Query::encode, Query::decode)
         | round_trip(Answer::decode(data), Answer::encode, Answer::decode)
         | round_trip(Attached::decode(data), Attached::encode, Attached::decode)
+        | round_trip(Reach::decode(data), Reach::encode, Reach::decode)
+        | round_trip(Reached::decode(data), Reached::encode, Reached::decode)
 }
 
 /// The content of what both ends of a punch tell each other.

@@ -225,6 +225,9 @@ pub(crate) struct UpArgs {
     /// Do not look for direct paths: sessions stay on their first path
     #[arg(long)]
     pub(crate) no_direct: bool,
+    /// Do not ask routers for port mappings (PCP, NAT-PMP, UPnP)
+    #[arg(long)]
+    pub(crate) no_port_mapping: bool,
     /// Do not announce this node on the local network nor meet others there (multicast DNS)
     #[arg(long)]
     pub(crate) no_mdns: bool,

@@ -7,6 +7,9 @@
 //! | `record/1` (unidirectional) | [`Hello`] | none; the sender's record changed |
 //! | `lookup/1` | [`Query`] | [`Answer`] |
 //! | `attach/1` | nothing | [`Attached`]; the open stream is the attachment |
+//! | `reach/1` | [`Reach`] | [`Reached`]; a ping of the session follows, from a new port |
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhop_base::PeerId;
 
@@ -41,6 +44,20 @@ mod wire {
     pub(super) struct Attached {
         #[prost(bool, tag = "1")]
         pub(super) relays: bool,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Reach {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) ip: Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub(super) port: u32,
+        #[prost(fixed64, tag = "3")]
+        pub(super) nonce: u64,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Reached {
+        #[prost(bool, tag = "1")]
+        pub(super) trying: bool,
     }
 }
 
@@ -175,6 +192,73 @@ impl Attached {
     }
 }
 
+/// Asks a neighbour to ping an address of ours from a port that it never spoke to us from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// Where; its IP is one that the neighbour sees us at, or it refuses.
+    pub address: SocketAddr,
+    /// The nonce of the ping.
+    pub nonce: u64,
+}
+
+impl Reach {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Reach {
+            ip: match self.address.ip() {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            },
+            port: self.address.port().into(),
+            nonce: self.nonce,
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message, or names no address.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Reach { ip, port, nonce } = decode(content)?;
+        let v4 = <[u8; 4]>::try_from(&ip[..]).map(|ip| IpAddr::V4(Ipv4Addr::from(ip)));
+        let v6 = <[u8; 16]>::try_from(&ip[..]).map(|ip| IpAddr::V6(Ipv6Addr::from(ip)));
+        let no_address = || FrameError::Malformed("no address".to_owned());
+        let ip = v4.or(v6).map_err(|_| no_address())?;
+        let port = u16::try_from(port).map_err(|_| no_address())?;
+        Ok(Self {
+            address: SocketAddr::new(ip, port),
+            nonce,
+        })
+    }
+}
+
+/// Whether the neighbour tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// False when it does not see us there, or was asked too often.
+    pub trying: bool,
+}
+
+impl Reached {
+    /// Its frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_frame(&wire::Reached {
+            trying: self.trying,
+        })
+    }
+
+    /// Reads a frame's content.
+    ///
+    /// # Errors
+    /// When it is no such message.
+    pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
+        let wire::Reached { trying } = decode(content)?;
+        Ok(Self { trying })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -203,6 +287,25 @@ mod tests {
         assert_eq!(Answer::decode(content).unwrap().related.len(), 2);
     }
 
+    #[test]
+    fn requests_to_be_reached_have_golden_bytes() {
+        let four = Reach {
+            address: "192.0.2.1:4001".parse().unwrap(),
+            nonce: 0x0102_0304_0506_0708,
+        };
+        let expected =
+            b"\x12\x0a\x04\xc0\x00\x02\x01\x10\xa1\x1f\x19\x08\x07\x06\x05\x04\x03\x02\x01";
+        assert_eq!(four.encode(), expected);
+        assert_eq!(Reach::decode(&expected[1..]), Ok(four));
+        let six = Reach {
+            address: "[2001:db8::1]:1".parse().unwrap(),
+            nonce: 1,
+        };
+        assert_eq!(Reach::decode(&six.encode()[1..]), Ok(six));
+        assert_eq!(Reached { trying: true }.encode(), b"\x02\x08\x01");
+        assert!(Reach::decode(b"\x0a\x03\xc0\x00\x02").is_err());
+    }
+
     proptest! {
         #[test]
         fn frames_survive_a_round_trip(
@@ -223,6 +326,8 @@ mod tests {
             let _ = Hello::decode(&bytes);
             let _ = Query::decode(&bytes);
             let _ = Answer::decode(&bytes);
+            let _ = Reach::decode(&bytes);
+            let _ = Reached::decode(&bytes);
             let _ = take_frame(&mut &bytes[..], 64);
         }
     }

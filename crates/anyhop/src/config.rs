@@ -32,6 +32,9 @@ pub struct Config {
     pub dial_timeout: Duration,
     /// Whether sessions look for direct paths. Off leaves them on their first path.
     pub direct_paths: bool,
+    /// Whether gateways are asked for port mappings. Off by default: a library does not
+    /// reconfigure routers unasked. The daemon has it on.
+    pub port_mapping: bool,
     /// Whether the node announces itself on the local network by multicast DNS and meets
     /// the peers it finds there. Off by default: everybody on the link sees the PeerId.
     pub mdns: bool,
@@ -65,6 +68,7 @@ impl Default for Config {
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,
             dial_timeout: Duration::from_secs(12),
             direct_paths: true,
+            port_mapping: false,
             mdns: false,
         }
     }

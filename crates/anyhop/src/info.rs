@@ -73,6 +73,9 @@ pub struct MappingInfo {
     /// Whether somebody outside has reached this node there; a gateway's word alone
     /// proves nothing.
     pub verified: bool,
+    /// What is wrong with it, if that is known; others are not told of it then.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// A way of getting a direct path.

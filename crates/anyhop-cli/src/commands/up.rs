@@ -14,6 +14,7 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
         listen: args.listen,
         bootstrap: args.bootstrap,
         direct_paths: !args.no_direct,
+        port_mapping: !args.no_port_mapping,
         mdns: !args.no_mdns,
         ..Config::default()
     };

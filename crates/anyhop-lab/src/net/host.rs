@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhop::net::{
-    ConnectTcp, DatagramSocket, EcnCodepoint, Host, RecvMeta, StreamListener, Transmit, Writable,
+    ConnectTcp, DatagramSocket, EcnCodepoint, Host, PortMapper, RecvMeta, StreamListener, Transmit,
+    Writable,
 };
 use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
@@ -19,6 +20,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     HostId, Shared,
     fabric::Fabric,
+    mapper::SimMapper,
     packet::{Body, DEFAULT_TTL, Packet},
     streams::{self, EPHEMERAL_PORTS},
 };
@@ -100,6 +102,13 @@ impl Host for SimHost {
 
     fn network_changes(&self) -> Option<watch::Receiver<u64>> {
         Some(self.shared.lock().changes(self.id).subscribe())
+    }
+
+    fn port_mapper(&self) -> Option<Arc<dyn PortMapper>> {
+        Some(Arc::new(SimMapper {
+            shared: Arc::clone(&self.shared),
+            host: self.id,
+        }))
     }
 }
 

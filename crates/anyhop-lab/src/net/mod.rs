@@ -22,6 +22,7 @@ mod fabric;
 mod host;
 mod ledger;
 mod link;
+mod mapper;
 mod packet;
 mod rules;
 mod streams;

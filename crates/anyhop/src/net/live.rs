@@ -78,6 +78,11 @@ impl LiveSocket {
         }
     }
 
+    /// Whether it is an IPv4 socket.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.wanted.is_ipv4()
+    }
+
     /// Whether the socket is of no use and [`adapt`](Self::adapt) should try again.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)

@@ -5,9 +5,11 @@
 //! simulator drives it with tokio's paused clock.
 
 mod live;
+mod mapper;
 mod os;
 
 pub(crate) use live::LiveSocket;
+pub use mapper::{Answer, BoxMapping, MappingProtocol, PortMapper, PortMapping, Transport};
 pub use os::OsHost;
 
 use std::{
@@ -64,6 +66,11 @@ pub trait Host: Send + Sync + Debug + 'static {
     /// A counter that grows whenever addresses, interfaces or routes of this machine
     /// change; `None` where that cannot be watched.
     fn network_changes(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
+
+    /// Who asks this machine's gateways for port mappings; `None` where nobody can.
+    fn port_mapper(&self) -> Option<Arc<dyn PortMapper>> {
         None
     }
 

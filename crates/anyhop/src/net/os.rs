@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     BoxStream, ConnectTcp, DatagramSocket, Host, LocalDiscovery, LocalService, NextSighting,
-    Resolve, StreamListener, Writable,
+    PortMapper, Resolve, StreamListener, Writable, mapper::OsMapper,
 };
 
 /// Kernel buffer asked for in each direction, bytes: 4 ms at 10 Gbit/s. The kernel
@@ -102,6 +102,10 @@ impl Host for OsHost {
         let (sender, changes) = watch::channel(0);
         tokio::spawn(watch_network(sender));
         Some(changes)
+    }
+
+    fn port_mapper(&self) -> Option<Arc<dyn PortMapper>> {
+        Some(Arc::new(OsMapper))
     }
 
     fn local_discovery(&self, service: &LocalService) -> io::Result<Box<dyn LocalDiscovery>> {

@@ -179,6 +179,7 @@ impl Inner {
                 Box::pin(punch::serve(Arc::clone(self), conn, send, recv)).await
             }
             Some(protocols::NATCHECK) => Box::pin(self.serve_natcheck(&conn, send, recv)).await,
+            Some(protocols::REACH) => Box::pin(self.serve_reach(&conn, send, recv)).await,
             Some(protocols::ATTACH) => Box::pin(self.serve_attach(send, recv)).await,
             Some(protocols::CIRCUIT) => {
                 Box::pin(circuit::serve(Arc::clone(self), conn, send, recv)).await;

@@ -13,6 +13,7 @@ mod families;
 mod find;
 mod inbox;
 mod keep;
+mod mapping;
 mod mdns;
 mod monitor;
 mod nat;
@@ -74,6 +75,7 @@ pub(crate) mod protocols {
     pub(crate) const TRACE: &str = "trace/1";
     pub(crate) const ATTACH: &str = "attach/1";
     pub(crate) const NATCHECK: &str = "natcheck/1";
+    pub(crate) const REACH: &str = "reach/1";
     pub(crate) const PUNCH: &str = "punch/2";
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
@@ -202,6 +204,8 @@ pub(crate) struct Inner {
     searches: Mutex<SearchBook>,
     traces: Mutex<PerNeighbour>,
     samples: Mutex<PerNeighbour>,
+    reaches: Mutex<PerNeighbour>,
+    mappings: Mutex<Vec<mapping::Mapped>>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
     record_dirty: Notify,
@@ -305,7 +309,7 @@ impl Inner {
             reachability: self.reachability().as_str().to_owned(),
             v4: self.nat_info(Family::V4),
             v6: self.nat_info(Family::V6),
-            mappings: Vec::new(),
+            mappings: self.mapping_infos(),
         }
     }
 

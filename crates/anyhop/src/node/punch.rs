@@ -331,6 +331,9 @@ impl Inner {
         for addr in &observed {
             add(*addr, CandidateKind::Observed);
         }
+        for addr in self.mapped_endpoints().iter().filter_map(Endpoint::udp) {
+            add(addr, CandidateKind::Mapped);
+        }
         for addr in self.listen_addrs() {
             if !is_loopback_only(&addr, &observed) {
                 add(addr, CandidateKind::Interface);

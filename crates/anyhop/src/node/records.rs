@@ -275,6 +275,9 @@ impl Inner {
 
     /// Whether strangers can dial this node, as far as it shows.
     pub(crate) fn reachability(&self) -> Reachability {
+        if self.has_verified_mapping() {
+            return Reachability::Public;
+        }
         let observed = self.observed_addrs();
         let own = self.listen_addrs();
         if observed.is_empty() {
@@ -309,7 +312,10 @@ impl Inner {
         let websockets = self.websocket_endpoints().into_iter();
         let websockets = websockets.take(MAX_RECORD_WEBSOCKETS);
         let observed = self.observed_addrs().into_iter().map(Endpoint::Udp);
-        let addresses = observed
+        let addresses = self
+            .mapped_endpoints()
+            .into_iter()
+            .chain(observed)
             .chain(websockets)
             .chain(own.into_iter().map(Endpoint::Udp));
         let mut known = Vec::new();

@@ -18,7 +18,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    EVENT_QUEUE, Inner, Network, inbox::Inbox, mdns::LocalPeers, records, websocket::WebSockets,
+    EVENT_QUEUE, Inner, Network,
+    inbox::Inbox,
+    mapping::{REACH_BURST, REACH_INTERVAL},
+    mdns::LocalPeers,
+    records,
+    websocket::WebSockets,
 };
 use crate::{
     Config, StartError,
@@ -77,6 +82,8 @@ pub(super) fn start(
         searches: Mutex::new(SearchBook::new(me)),
         traces: Mutex::new(PerNeighbour::new(TRACE_BURST, TRACE_INTERVAL)),
         samples: Mutex::new(PerNeighbour::new(SAMPLE_BURST, SAMPLE_INTERVAL)),
+        reaches: Mutex::new(PerNeighbour::new(REACH_BURST, REACH_INTERVAL)),
+        mappings: Mutex::default(),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
         record_dirty: Notify::new(),
@@ -98,6 +105,7 @@ pub(super) fn start(
         }
     }
     inner.spawn(Arc::clone(&inner).watch_network());
+    inner.keep_mappings();
     if inner.config.mdns {
         // Not cancelled on stop: it says goodbye first.
         inner.tasks.spawn(Arc::clone(&inner).meet_local_peers());

@@ -34,6 +34,16 @@ impl std::fmt::Debug for WebSockets {
 }
 
 impl WebSockets {
+    /// Where they are served.
+    pub(super) fn bound(&self) -> &[SocketAddr] {
+        &self.bound
+    }
+
+    /// Whether TLS is around them.
+    pub(super) fn tls(&self) -> bool {
+        self.tls
+    }
+
     /// Binds what is to be served; the servers are to be run.
     pub(super) fn new(
         host: &Arc<dyn Host>,

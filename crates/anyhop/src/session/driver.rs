@@ -408,6 +408,7 @@ impl Driver {
             }
             Command::Probe => self.speak_up(),
             Command::PeerTold => self.agent.handle_peer_told(now()),
+            Command::AwaitPing(nonce, waiting) => self.probing.await_ping(nonce, waiting),
             Command::Echo(over, waiting) => self.echo(over, waiting),
             Command::CircuitEnded(circuit) => {
                 self.circuits.remove(&circuit);

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Probe,
     /// Send a probe, and tell when it is answered.
     Echo(Over, oneshot::Sender<()>),
+    /// Tell when the peer's ping with this nonce comes in, from wherever.
+    AwaitPing(u64, oneshot::Sender<()>),
     /// The peer told other addresses than before.
     PeerTold,
     /// A circuit that a path may run over was torn down.

@@ -21,6 +21,8 @@ use crate::engine::{AuxSet, Fabric, PROBE_QUEUE, Pin, ProbePacket, canonical};
 
 /// Pings whose pongs are waited for; the oldest is forgotten first.
 const MAX_PINGS: usize = 64;
+/// Pings of the peer's waited for; the oldest is forgotten first.
+const MAX_AWAITED: usize = 4;
 
 #[derive(Debug)]
 struct Ping {
@@ -65,6 +67,8 @@ pub(super) struct Probing {
     /// Boxed, since a channel holds room for 32 whether they come or not.
     incoming: mpsc::Receiver<Box<ProbePacket>>,
     pings: VecDeque<Ping>,
+    /// Pings that the peer was asked for.
+    awaited: VecDeque<(u64, oneshot::Sender<()>)>,
     run: Option<Run>,
 }
 
@@ -79,6 +83,7 @@ impl Probing {
             token,
             incoming,
             pings: VecDeque::new(),
+            awaited: VecDeque::new(),
             run: None,
         }
     }
@@ -145,6 +150,9 @@ impl Probing {
     pub(super) fn handle(&mut self, now: Instant, packet: &ProbePacket) -> Vec<Found> {
         match self.conn.keys.open(&packet.bytes) {
             Some(Probe::Ping { nonce, nominate }) => {
+                if self.was_awaited(nonce) {
+                    return Vec::new();
+                }
                 self.answer(packet, nonce);
                 if let Some((local, run)) = self.local_of(packet) {
                     run.puncher.handle_ping(local, packet.from, nominate);
@@ -158,6 +166,28 @@ impl Probing {
             }
             None => Vec::new(),
         }
+    }
+
+    /// Tells `waiting` when the peer's ping with this nonce comes in.
+    pub(super) fn await_ping(&mut self, nonce: u64, waiting: oneshot::Sender<()>) {
+        if self.awaited.len() >= MAX_AWAITED {
+            self.awaited.pop_front();
+        }
+        self.awaited.push_back((nonce, waiting));
+    }
+
+    /// The socket that an awaited ping came from takes no answer.
+    fn was_awaited(&mut self, nonce: u64) -> bool {
+        let at = self
+            .awaited
+            .iter()
+            .position(|(awaited, _)| *awaited == nonce);
+        let Some((_, waiting)) = at.and_then(|at| self.awaited.remove(at)) else {
+            return false;
+        };
+        // Nobody waits any more: fine.
+        let _ = waiting.send(());
+        true
     }
 
     /// How long until [`handle_timeout`](Self::handle_timeout) is due.

@@ -214,6 +214,7 @@ fn a_gateways_word_counts_only_when_somebody_came_in() {
         external: "198.51.100.7:4001".to_owned(),
         expires_s: 3600,
         verified,
+        problem: None,
     };
     let mut f = facts();
     f.status.nat.reachability = "behind_nat".to_owned();
