@@ -113,7 +113,8 @@ impl Inner {
             .any(|s| s.is_ipv4())
             .then_some(Port::Udp);
         let tls = self.websockets.tls();
-        let ws = self.websockets.bound().iter().filter(|a| a.is_ipv4());
+        let ws = self.websockets.bound().iter();
+        let ws = ws.filter(|a| a.is_ipv4() && !a.ip().is_loopback());
         let ws = ws.map(|a| Port::Ws {
             port: a.port(),
             tls,
@@ -214,7 +215,8 @@ impl Inner {
         match port {
             Port::Udp => {
                 let mut locals = self.fabric.local_addrs().into_iter();
-                locals.find(SocketAddr::is_ipv4).map(|a| a.port())
+                let mapped = locals.find(|a| a.is_ipv4() && !a.ip().is_loopback());
+                mapped.map(|a| a.port())
             }
             Port::Ws { port, .. } => Some(port),
         }
