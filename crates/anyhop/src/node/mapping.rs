@@ -182,7 +182,7 @@ impl Inner {
                 tried = self.verify_at(verify_at, mapping.external()), if to_verify => {
                     verify_at = Instant::now() + verify_wait;
                     verify_wait = (verify_wait * 2).min(VERIFY_RETRY_MAX);
-                    self.note_try(port, tried);
+                    self.note_try(port, &tried);
                 }
             }
         };
@@ -252,13 +252,13 @@ impl Inner {
         self.record_changed();
     }
 
-    fn note_try(&self, port: Port, tried: Try) {
+    fn note_try(&self, port: Port, tried: &Try) {
         {
             let mut mappings = self.mappings();
             let Some(mapped) = mappings.iter_mut().find(|m| m.port == port) else {
                 return;
             };
-            mapped.verified = tried == Try::Reached;
+            mapped.verified = *tried == Try::Reached;
             mapped.problem = match tried {
                 Try::Reached => None,
                 Try::NotReached(peer) => Some(format!(
