@@ -1,6 +1,5 @@
 //! Port mappings: asked for, verified from outside, told, renewed, removed, and not
 //! believed when the gateway lies.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
