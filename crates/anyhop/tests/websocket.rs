@@ -168,11 +168,13 @@ async fn a_websocket_is_dialled_by_the_side_that_can_when_only_the_other_serves_
         .net
         .public_host("p", Ipv4Addr::new(203, 0, 113, 7))
         .with_link(link(5));
-    // It knows A over the relay only, so that it is the one who dials.
-    let known = Config {
+    // It knows A over the relay only, and does not relay, so that nobody attaches to it: it
+    // is the one who dials.
+    let mut known = Config {
         bootstrap: vec![world.bootstrap()],
         ..serving()
     };
+    known.relay.enabled = false;
     let p = start(&public, known).await;
     attached(&a.node).await;
     attached(&p).await;
