@@ -142,15 +142,7 @@ impl NetLab {
             ("ipv4/conf/all/send_redirects", "0"),
             ("ipv4/conf/default/send_redirects", "0"),
         ])?;
-        inet.ip(&[
-            "link",
-            "add",
-            BRIDGE,
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ])?;
+        inet.add_bridge(BRIDGE)?;
         let own = Uplink {
             v4: Some(INET4),
             v6: Some(INET6),

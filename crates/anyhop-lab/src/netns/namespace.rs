@@ -16,6 +16,9 @@ use super::{
 /// A host's interface.
 pub(super) const ETH0: &str = "eth0";
 
+/// The link address of every bridge, each of which is alone in its network.
+const BRIDGE_MAC: &str = "02:61:6e:79:68:01";
+
 /// Which addresses a host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Families {
@@ -207,6 +210,23 @@ impl Namespace {
             self.address4("add", v4)?;
         }
         self.link_up()
+    }
+
+    /// Makes a bridge. With an address of its own: one that is given none takes the lowest
+    /// of its ports', changes it with every port that comes, and is lost to those who
+    /// know the old one.
+    pub(super) fn add_bridge(&self, name: &str) -> Result<(), LabError> {
+        self.ip(&[
+            "link",
+            "add",
+            name,
+            "address",
+            BRIDGE_MAC,
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+        ])
     }
 
     fn address4(&self, act: &str, v4: Ipv4Addr) -> Result<(), LabError> {

@@ -88,7 +88,7 @@ impl Router {
             ("ipv6/conf/all/forwarding", "1"),
             ("ipv4/conf/all/send_redirects", "0"),
         ])?;
-        namespace.ip(&["link", "add", LAN, "type", "bridge", "mcast_snooping", "0"])?;
+        namespace.add_bridge(LAN)?;
         let lan = Uplink {
             v4: config.families().v4().then_some(lan.0),
             v6: config.families().v6().then_some(lan.1),

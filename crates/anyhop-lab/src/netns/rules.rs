@@ -21,6 +21,11 @@ const MAP_SIZE: u32 = 8192;
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 8192;
 
+/// Seed of the hash that picks a carrier's ports. Two endpoints inside with one hash
+/// would get one port, and the second no way out; with a fixed seed that is no matter of
+/// luck.
+const SEED: &str = "seed 0x616e7968";
+
 /// The filter of every router: what nobody inside asked for is dropped without a word.
 /// Of IPv6, which is not translated, as much more is let in as `v6` says.
 pub(super) fn filter(v6: Filtering) -> String {
@@ -84,8 +89,8 @@ pub(super) fn nat(kind: NatKind, wan: Ipv4Addr) -> String {
         NatKind::RestrictedCone => cone("ip saddr . udp dport @permitted", wan),
         NatKind::PortRestrictedCone => translate("", "masquerade persistent"),
         NatKind::SymmetricRandom => translate("", "masquerade random,fully-random"),
-        NatKind::SymmetricSequential => ports("numgen inc", wan),
-        NatKind::Carrier => ports("jhash ip saddr . udp sport", wan),
+        NatKind::SymmetricSequential => ports("numgen inc", "", wan),
+        NatKind::Carrier => ports("jhash ip saddr . udp sport", SEED, wan),
     };
     format!("table ip nat {{ }}\ndelete table ip nat\ntable ip nat {{ {table} }}\n")
 }
@@ -119,12 +124,13 @@ fn dynamic() -> String {
 
 /// A port for each flow, or for each endpoint inside, picked by a generator of numbers.
 /// The numbers go through a map, since they have the byte order of this machine.
-fn ports(generator: &str, wan: Ipv4Addr) -> String {
+fn ports(generator: &str, seed: &str, wan: Ipv4Addr) -> String {
     let mut map = String::new();
     for i in 0..PORTS {
         let _ = write!(map, "{i} : {}, ", FIRST_PORT + i);
     }
-    let rule = format!("meta l4proto udp snat to {wan} : {generator} mod {PORTS} map {{ {map} }}");
+    let rule =
+        format!("meta l4proto udp snat to {wan} : {generator} mod {PORTS} {seed} map {{ {map} }}");
     let chain = format!("chain numbered {{ {rule}\n }}\n");
     translate(
         &chain,

@@ -5,6 +5,8 @@ mod topology;
 use std::process::Command;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,25 +30,30 @@ async fn lab_removes_what_it_made_and_what_dead_ones_left() {
     if skipped() {
         return;
     }
-    // Above the kernel's highest pid.
-    let dead = format!("{PREFIX}4194999-0-");
+    // Above the kernel's highest pid, and of no other run of this test.
+    let nobody = (1 << 22) + std::process::id();
+    let dead = format!("{PREFIX}{nobody}-0-");
     let (stale, stale_files) = (format!("{dead}x"), files(&dead));
     let exists = |name: &str| ip(&["netns", "list"]).expect("listed").contains(name);
-    ip(&["netns", "add", &stale]).expect("made");
-    let mut orphan = Namespace::named(stale.clone()).command("sleep");
-    orphan.arg("1000");
-    let orphan = Process::start(orphan).expect("started");
+    let deadline = Instant::now() + PATIENCE;
+    // A lab of another process may remove it while it is made.
+    while let Err(e) = ip(&["netns", "add", &stale]) {
+        assert!(Instant::now() < deadline, "{e}");
+    }
     std::fs::create_dir_all(stale_files.join("a")).expect("made");
     let mut lab = NetLab::new().expect("a lab");
-    assert!(!exists(&stale) && !stale_files.exists());
-    let ended = orphan.finish(PATIENCE).await;
-    ended.expect("ended with what it was left in");
+    // One may be about to.
+    while exists(&stale) || stale_files.exists() {
+        assert!(Instant::now() < deadline, "{stale} stays");
+        tokio::time::sleep(MOMENT / 10).await;
+    }
 
     let host = lab.public_host("r", Families::V4).expect("a host");
     let own_files = lab.directory("r").expect("a directory");
-    let mut sleeper = host.command("sleep");
-    sleeper.arg("1000");
+    let mut sleeper = host.command("sh");
+    sleeper.args(["-c", "echo asleep; exec sleep 1000"]);
     let mut sleeper = Process::start(sleeper).expect("started");
+    assert_eq!(sleeper.line(PATIENCE).await.expect("it runs"), "asleep");
     assert!(exists(host.name()) && own_files.exists() && sleeper.is_running());
     drop(lab);
     assert!(!exists(host.name()) && !own_files.exists());

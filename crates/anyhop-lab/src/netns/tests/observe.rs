@@ -1,9 +1,13 @@
 //! What a NAT does to plain UDP sockets, along the axes of RFC 4787.
 
 use std::{
-    io,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{Families, NetLab, PATIENCE};
 use crate::{
@@ -16,6 +20,22 @@ const PORT: u16 = 4001;
 
 /// Flows to look at for a pattern in their ports.
 const FLOWS: u16 = 8;
+
+/// How what is sent only to look at the way begins; [`Plain::next`] passes it over.
+const LOOK: &str = "look";
+const STRANGER: &str = "look, a stranger";
+const FRIEND: &str = "look, a friend";
+
+/// Time between two of them.
+const SOON: Duration = Duration::from_millis(250);
+
+/// Errors of a receive that say nothing about the next one.
+const PASSING: [ErrorKind; 4] = [
+    ErrorKind::WouldBlock,
+    ErrorKind::TimedOut,
+    ErrorKind::Interrupted,
+    ErrorKind::ConnectionRefused,
+];
 
 /// Any IPv4 address of a host, and a port.
 pub(super) fn any4(port: u16) -> SocketAddr {
@@ -31,8 +51,19 @@ pub(super) struct Plain {
 impl Plain {
     /// One at an address of `host`.
     pub(super) fn new(host: &Namespace, ip: impl Into<IpAddr>, port: u16) -> Self {
-        let socket = host.udp_socket((ip.into(), port).into()).expect("bound");
-        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        let local = SocketAddr::new(ip.into(), port);
+        let deadline = Instant::now() + PATIENCE;
+        let socket = loop {
+            match host.udp_socket(local) {
+                Ok(socket) => break socket,
+                // A process that another test starts holds a closed one until it runs.
+                Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                Err(e) => panic!("{local} in {}: {e}", host.name()),
+            }
+        };
+        socket.set_read_timeout(Some(SOON)).expect("set");
         let addr = socket.local_addr().expect("bound");
         Self { socket, addr }
     }
@@ -54,45 +85,65 @@ impl Plain {
 
     /// The next datagram: where it came from and what it says.
     pub(super) fn next(&self) -> (SocketAddr, String) {
-        let mut buf = [0; 64];
-        loop {
-            match self.socket.recv_from(&mut buf) {
-                Ok((size, from)) => {
-                    return (from, String::from_utf8_lossy(&buf[..size]).into_owned());
-                }
-                // An ICMP error of an earlier send is no datagram.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(e) => panic!("nothing came to {}: {e}", self.addr),
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some((from, text)) = self.listen()
+                && !text.starts_with(LOOK)
+            {
+                return (from, text);
             }
         }
+        panic!("nothing came to {}", self.addr);
     }
 
-    /// Where this socket appears to be, seen from `remote`.
+    /// Where this socket appears to be, seen from `remote`. The first datagrams to a host
+    /// that has just been plugged in may be lost, so this one is repeated.
     pub(super) fn seen_by(&self, remote: &Self) -> SocketAddr {
-        self.send(remote.addr, "see me");
-        let (from, text) = remote.next();
-        assert_eq!(text, "see me");
-        from
+        static LOOKS: AtomicU32 = AtomicU32::new(0);
+        let look = format!("{LOOK} {}", LOOKS.fetch_add(1, Ordering::Relaxed));
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            self.send(remote.addr, &look);
+            while let Some((from, text)) = remote.listen() {
+                if text == look {
+                    return from;
+                }
+            }
+        }
+        panic!("{} is not seen by {}", self.addr, remote.addr);
+    }
+
+    /// A datagram, if one comes soon.
+    fn listen(&self) -> Option<(SocketAddr, String)> {
+        let mut buf = [0; 64];
+        match self.socket.recv_from(&mut buf) {
+            Ok((size, from)) => Some((from, String::from_utf8_lossy(&buf[..size]).into_owned())),
+            // Time is up, a signal came, or an ICMP error of an earlier send.
+            Err(e) if PASSING.contains(&e.kind()) => None,
+            Err(e) => panic!("{} hears no more: {e}", self.addr),
+        }
     }
 
     /// Whether what `stranger` sends to `external` arrives here. `friend` can send there
-    /// and speaks after it, so that nothing has to be waited for in vain.
+    /// and speaks after it, so that nothing has to be waited for in vain; what is lost on
+    /// the way to a host that was just plugged in is repeated.
     pub(super) fn lets_in(&self, stranger: &Self, external: SocketAddr, friend: &Self) -> bool {
-        let mut arrived = 0;
-        for _ in 0..3 {
-            stranger.send(external, "stranger");
-            friend.send(external, "friend");
-            loop {
-                let (from, text) = self.next();
-                match text.as_str() {
-                    "friend" => break,
-                    _ => assert_eq!(from, stranger.addr),
+        let deadline = Instant::now() + PATIENCE;
+        let (mut rounds, mut let_in) = (0, false);
+        while rounds < 3 {
+            assert!(Instant::now() < deadline, "{} hears no friend", self.addr);
+            stranger.send(external, STRANGER);
+            friend.send(external, FRIEND);
+            while let Some((from, text)) = self.listen() {
+                if text == STRANGER && from == stranger.addr {
+                    let_in = true;
+                } else if text == FRIEND {
+                    rounds += 1;
+                    break;
                 }
-                arrived += 1;
             }
         }
-        assert!(arrived == 0 || arrived == 3, "{arrived} of 3 arrived");
-        arrived == 3
+        let_in
     }
 }
 
