@@ -92,7 +92,7 @@ pub(crate) enum Command {
     Forward(ForwardArgs),
     /// Measure the throughput to a peer
     Bench(BenchArgs),
-    /// Show four nodes behind NATs meeting, on a virtual network in this process
+    /// Show five nodes behind NATs meeting, on a virtual network in this process
     Demo,
     /// Prove what is claimed, on virtual networks in this process
     Lab {

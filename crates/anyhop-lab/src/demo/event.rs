@@ -274,8 +274,8 @@ impl fmt::Display for DemoSummary {
             f,
             "seen in {:.1} s: session over the circuit in {:.0} ms, direct {:.0} ms later, \
              back on the circuit {:.0} ms after the cut (stream still for {:.0} ms), direct again \
-             {:.0} ms after it was undone, {:.1} MB without a lost byte; the symmetric NAT's \
-             session kept its circuit for {:.1} s",
+             {:.0} ms after it was undone, {:.1} MB without a lost byte; the session of \
+             two symmetric NATs kept its circuit for {:.1} s",
             self.took_ms / 1e3,
             self.circuit_after_ms,
             self.direct_after_ms,

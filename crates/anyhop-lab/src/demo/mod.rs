@@ -1,17 +1,17 @@
-//! Four nodes in one process show what Anyhop does, on a virtual network with real
+//! Five nodes in one process show what Anyhop does, on a virtual network with real
 //! latencies and no root.
 //!
 //! ```text
 //!                     internet
-//!      ┌────────┬─────────┴───┬──────────────┐
-//!      R     cone NAT      cone NAT    symmetric NAT
-//!    public     │             │              │
-//!               A             B              S
+//!      ┌────────┬─────────┴───┬──────────────┬───────────────┐
+//!      R     cone NAT      cone NAT    symmetric NAT   symmetric NAT
+//!    public     │             │              │               │
+//!               A             B              S               T
 //! ```
 //!
-//! A, B and S know R's address and each other's public keys, nothing else. A reaches B
+//! All but R know R's address and each other's public keys, nothing else. A reaches B
 //! over R, both punch a direct path and move to it, a stream runs while the direct path
-//! is cut and restored, and S stays on its circuit to A. [`run`] is `Ok` only if all of
+//! is cut and restored, and S stays on its circuit to T. [`run`] is `Ok` only if all of
 //! that was seen; what it reports is measured.
 
 mod event;
@@ -79,13 +79,13 @@ struct Dialled {
 impl Demo<'_> {
     async fn play(mut self, begin: Instant) -> Result<DemoSummary, DemoError> {
         let world = self.world.clone();
-        let (a, b, s) = (&world.a, &world.b, &world.s);
+        let (a, b, s, t) = (&world.a, &world.b, &world.s, &world.t);
         let mut ab = self.meet(a, b).await?;
         self.message(a, b, "hello B, all I know is your key")
             .await?;
         self.message(b, a, "hello A, nice to hear you").await?;
-        let sa = self.meet(s, a).await?;
-        self.message(s, a, "hello A, my NAT is the difficult kind")
+        let st = self.meet(s, t).await?;
+        self.message(s, t, "hello T, my NAT is the difficult kind")
             .await?;
         let ab_began = ab.began;
         let direct_after = self.sees_direct(&mut ab, ab_began).await?;
@@ -115,7 +115,7 @@ impl Demo<'_> {
             sha256: received.sha256,
         });
 
-        let circuit_kept = self.stays_on_circuit(&sa).await?;
+        let circuit_kept = self.stays_on_circuit(&st).await?;
         self.world.close().await;
         Ok(DemoSummary {
             circuit_after_ms: ms(ab.took),
@@ -288,23 +288,23 @@ impl Demo<'_> {
         Ok((fall_back, stall))
     }
 
-    /// Sees that S and A are on their circuit long after the attempt at more, and that
+    /// Sees that S and T are on their circuit long after the attempt at more, and that
     /// it works.
     async fn stays_on_circuit(&mut self, session: &Dialled) -> Result<Duration, DemoError> {
-        let (s, a) = (self.world.s.clone(), self.world.a.clone());
+        let (s, t) = (self.world.s.clone(), self.world.t.clone());
         tokio::time::sleep_until(session.began + CIRCUIT_KEPT).await;
-        let sink = Sink::new(a.accept(PROTOCOL)?);
-        let sent = Source::new(s.node.clone(), a.peer, SMALL_STREAM)
+        let sink = Sink::new(t.accept(PROTOCOL)?);
+        let sent = Source::new(s.node.clone(), t.peer, SMALL_STREAM)
             .wait()
             .await?;
         let received = sink.finish().await?;
-        let pong = s.node.ping(a.peer, PATIENCE).await;
-        let pong = pong.map_err(ping_failed(&s, &a))?;
+        let pong = s.node.ping(t.peer, PATIENCE).await;
+        let pong = pong.map_err(ping_failed(&s, &t))?;
         let kind = session.watch.now().kind();
-        let direct = self.world.direct(&self.world.net.trace(), &s, &a);
+        let direct = self.world.direct(&self.world.net.trace(), &s, &t);
         if kind != Some(PathKind::Circuit) || pong.kind != PathKind::Circuit || direct > 0 {
             let message = format!(
-                "S and A did not stay on their circuit: path {kind:?}, ping over {:?}, \
+                "S and T did not stay on their circuit: path {kind:?}, ping over {:?}, \
                  {direct} datagrams went directly",
                 pong.kind
             );
@@ -317,7 +317,7 @@ impl Demo<'_> {
         let kept = session.began.elapsed();
         self.tell(DemoEvent::StaysOnCircuit {
             from: s.name,
-            to: a.name,
+            to: t.name,
             after_ms: ms(kept),
             direct_datagrams: direct,
             rtt_ms: pong.rtt_ms,

@@ -20,6 +20,7 @@ const R_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const NAT_A_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const NAT_B_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 const NAT_S_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 30);
+const NAT_T_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 40);
 
 /// One-way latency of R's link to the internet, and of the NATs'. The way between A
 /// and B over R is longer than the direct one by twice R's.
@@ -58,10 +59,11 @@ pub(super) struct World {
     pub(super) a: Who,
     pub(super) b: Who,
     pub(super) s: Who,
+    pub(super) t: Who,
 }
 
 impl World {
-    /// Starts the network and the nodes, and sees A, B and S attached to R.
+    /// Starts the network and the nodes, and sees all others attached to R.
     pub(super) async fn start(
         report: &mut (dyn FnMut(DemoEvent) + Send),
     ) -> Result<Self, DemoError> {
@@ -84,6 +86,13 @@ impl World {
             NatConfig::symmetric(),
             [10, 0, 3, 2],
         );
+        let t = behind(
+            "T",
+            NAT_T_IP,
+            S_LATENCY,
+            NatConfig::symmetric(),
+            [10, 0, 4, 2],
+        );
 
         let r = start("R", &r, "on the public internet", None, report).await?;
         let relay = PeerAddr {
@@ -99,11 +108,12 @@ impl World {
             a: start("A", &a, cone, at, report).await?,
             b: start("B", &b, cone, at, report).await?,
             s: start("S", &s, symmetric, at, report).await?,
+            t: start("T", &t, symmetric, at, report).await?,
             net,
             r,
         };
         let began = Instant::now();
-        for who in [&world.a, &world.b, &world.s] {
+        for who in [&world.a, &world.b, &world.s, &world.t] {
             world.sees_attached(who, began, report).await?;
         }
         Ok(world)
@@ -156,7 +166,7 @@ impl World {
 
     /// The demo's names for PeerIds; an unknown one is `?`.
     pub(super) fn names(&self, peers: &[String]) -> Vec<&'static str> {
-        let all = [&self.r, &self.a, &self.b, &self.s];
+        let all = [&self.r, &self.a, &self.b, &self.s, &self.t];
         let name = |peer: &String| {
             let who = all.iter().find(|who| who.peer.to_base58() == *peer);
             who.map_or("?", |who| who.name)
@@ -166,7 +176,7 @@ impl World {
 
     /// Stops all nodes.
     pub(super) async fn close(&self) {
-        for who in [&self.a, &self.b, &self.s, &self.r] {
+        for who in [&self.a, &self.b, &self.s, &self.t, &self.r] {
             who.node.close().await;
         }
     }

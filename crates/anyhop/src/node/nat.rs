@@ -10,6 +10,7 @@ use std::{
 
 use anyhop_base::{PeerId, Reachability};
 use anyhop_proto::{
+    is_virtual,
     nat::{Family, Filtering, Mapping, Profile, Profiles},
     path::{PingBudget, Role, Technique},
     probe::Probe,
@@ -161,7 +162,8 @@ impl Inner {
         conns.sort_by_key(|c| !self.is_pinned(c.peer));
         let direct = conns.into_iter().filter_map(|c| {
             let addresses = c.paths.borrow().direct.clone();
-            let of_family = addresses.into_iter().find(|a| Family::of(a) == family)?;
+            let mut direct = addresses.into_iter().filter(|a| !is_virtual(a));
+            let of_family = direct.find(|a| Family::of(a) == family)?;
             Some((c, of_family))
         });
         direct

@@ -9,6 +9,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhop_proto::{
+    is_virtual,
     nat::{
         Family, Mapping, Profile,
         check::{CHECK_PINGS, From, MAX_CHECK_FRAME, Request, Response},
@@ -294,7 +295,8 @@ impl Inner {
             }
             From::Unasked => {
                 let paths = conn.paths.borrow();
-                let at = paths.direct.iter().find(|a| a.ip() == request.at.ip());
+                let mut direct = paths.direct.iter().filter(|a| !is_virtual(a));
+                let at = direct.find(|a| a.ip() == request.at.ip());
                 let at = at.ok_or("the session does not run over that address")?;
                 SocketAddr::new(at.ip(), request.at.port())
             }
