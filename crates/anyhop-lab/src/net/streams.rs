@@ -285,7 +285,8 @@ impl Fabric {
         let (host, remote) = (conn.host, conn.remote);
         let listeners = &mut self.hosts[host.0].streams.listeners;
         if let Some(listening) = listeners.get_mut(&listener) {
-            listening.opening -= 1;
+            // A handshake may outlive its listener, and end at the next one on the port.
+            listening.opening = listening.opening.saturating_sub(1);
             if worked {
                 listening.queue.push_back((id, remote));
                 self.wakers.extend(listening.acceptor.take());
