@@ -290,3 +290,36 @@ async fn who_has_no_udp_reaches_a_peer_at_a_relay_it_never_heard_of() {
     assert_eq!(info.paths[0].via, [world.relay.peer_id().to_string()]);
     assert_eq!(info.paths[0].remote, "203.0.113.1:443");
 }
+
+#[tokio::test(start_paused = true)]
+async fn udp_that_is_back_is_found_when_the_websocket_dies_at_that_moment() {
+    let mut world = world(10).await;
+    let a = world.natted("a", NatConfig::port_restricted_cone()).await;
+    attached(&a.node).await;
+    let relay = world.relay.peer_id();
+    let received = receive(&world.relay);
+    let sender = {
+        let node = a.node.clone();
+        tokio::spawn(async move { send_paced(&node, relay, 20).await })
+    };
+    sleep(Duration::from_secs(2)).await;
+    world.net.block_udp(a.nat);
+    eventually("on the WebSocket", Duration::from_secs(3), || {
+        path(&a.node, relay) == Some((PathKind::Direct, Carrier::Ws))
+    })
+    .await;
+    sleep(Duration::from_secs(3)).await;
+    // Nothing is left to agree on a punch over.
+    world.net.unblock_udp(a.nat);
+    world.net.block_tcp(a.nat);
+    eventually("on UDP", Duration::from_secs(6), || {
+        path(&a.node, relay) == Some((PathKind::Direct, Carrier::Udp4))
+    })
+    .await;
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    println!("longest stall {stall:?}");
+    assert!(stall < Duration::from_secs(4), "stalled for {stall:?}");
+    assert_eq!(a.node.sessions().len(), 1);
+}

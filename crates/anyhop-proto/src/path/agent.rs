@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, FAMILY_RETRY,
-    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
+    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, LOOK_BACK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
     STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD,
     WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX, websocket_delay,
 };
@@ -134,6 +134,9 @@ pub enum Action {
     /// Open a WebSocket to the peer, or have it open one, and a path over it; then report
     /// with [`PathAgent::handle_websocket_done`].
     OpenWebSocket,
+    /// Ask the addresses of closed direct paths for an answer: nothing lives that a punch
+    /// could be agreed on over.
+    LookBack,
     /// End the session: nothing has lived for [`GIVE_UP`].
     GiveUp,
 }
@@ -290,6 +293,7 @@ pub struct PathAgent {
     /// What this host has addresses of.
     families: Vec<Family>,
     all_dead_since: Option<Instant>,
+    looked_back: Option<Instant>,
     /// This host has no network: silence says nothing about a path.
     offline: bool,
     busy: bool,
@@ -315,6 +319,7 @@ impl PathAgent {
             family: Retry::new(FAMILY_RETRY, FAMILY_RETRY_MAX),
             families: Vec::new(),
             all_dead_since: None,
+            looked_back: None,
             offline: false,
             busy: true,
             actions: VecDeque::new(),
@@ -652,7 +657,13 @@ impl PathAgent {
     fn track_stall(&mut self, now: Instant) {
         if self.paths.values().any(PathState::alive) {
             self.all_dead_since = None;
+            self.looked_back = None;
             return;
+        }
+        let looked = self.looked_back;
+        if looked.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_BACK) {
+            self.looked_back = Some(now);
+            self.actions.push_back(Action::LookBack);
         }
         let since = match self.all_dead_since {
             Some(_) if self.offline => *self.all_dead_since.insert(now),

@@ -76,7 +76,7 @@ fn a_server_opens_nothing_but_a_websocket() {
             assert!(
                 matches!(
                     action,
-                    Action::Ping(_) | Action::GiveUp | Action::OpenWebSocket
+                    Action::Ping(_) | Action::GiveUp | Action::OpenWebSocket | Action::LookBack
                 ),
                 "{action:?}"
             );
@@ -423,6 +423,24 @@ fn a_websocket_is_tried_beside_a_circuit_when_no_punch_has_led_to_udp() {
         let failed = w.now;
         while !w.tick(&[0], &[0]).contains(&Action::OpenWebSocket) {}
         assert!(w.now - failed >= WEBSOCKET_RETRY);
+    }
+}
+
+#[test]
+fn while_nothing_lives_old_addresses_are_asked_once_a_second() {
+    for role in [Role::Client, Role::Server] {
+        let mut w = World::new(role, WEBSOCKET);
+        w.tick(&[0], &[0]);
+        let mut looks = 0;
+        while !w.agent.stalled() {
+            looks += usize::from(w.tick(&[0], &[]).contains(&Action::LookBack));
+        }
+        for _ in 0..10_000 / 200 {
+            looks += usize::from(w.tick(&[0], &[]).contains(&Action::LookBack));
+        }
+        assert!((10..=11).contains(&looks), "{looks} in 10 s");
+        w.agent.handle_pong(w.now, 0);
+        assert!(!w.tick(&[0], &[0]).contains(&Action::LookBack));
     }
 }
 

@@ -87,9 +87,11 @@ pub const STANDBY_RETRY: Duration = Duration::from_secs(10);
 pub const STANDBY_RETRY_MAX: Duration = Duration::from_secs(300);
 /// A path over a WebSocket with unanswered pings is dead after this long, or four round
 /// trips.
-pub const WEBSOCKET_DEAD_AFTER: Duration = Duration::from_millis(1500);
+pub const WEBSOCKET_DEAD_AFTER: Duration = Duration::from_secs(1);
 /// A WebSocket is closed when a direct path over UDP has been selected for this long.
 pub const WEBSOCKET_HOLD: Duration = Duration::from_secs(30);
+/// While nothing lives, addresses that worked before are asked this often.
+pub const LOOK_BACK: Duration = Duration::from_secs(1);
 /// First wait before a failed WebSocket is tried again; doubles up to
 /// [`WEBSOCKET_RETRY_MAX`].
 pub const WEBSOCKET_RETRY: Duration = Duration::from_secs(1);

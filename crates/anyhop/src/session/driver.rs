@@ -7,7 +7,7 @@ mod climb;
 mod websocket;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -116,6 +116,8 @@ pub(crate) struct Driver {
     paths: BTreeMap<PathKey, OpenPath>,
     keys: HashMap<PathId, PathKey>,
     next_key: PathKey,
+    /// Where direct paths over UDP led that are closed, latest first.
+    left: VecDeque<SocketAddr>,
     /// WebSockets of the peer that are being made paths.
     joining: BTreeSet<CarrierId>,
     /// Circuits we opened; dropping one tears it down.
@@ -181,6 +183,7 @@ impl Driver {
             paths: BTreeMap::from([(0, first)]),
             keys: HashMap::from([(PathId::ZERO, 0)]),
             next_key: 1,
+            left: VecDeque::new(),
             joining: BTreeSet::new(),
             circuits: BTreeMap::new(),
             jobs: JoinSet::new(),
@@ -493,6 +496,7 @@ impl Driver {
                 Action::OpenCircuit => self.start_circuit(Wanted::AnyCircuit),
                 Action::OpenStandby => self.start_circuit(Wanted::Standby),
                 Action::OpenWebSocket => self.start_websocket(),
+                Action::LookBack => self.look_back(),
                 Action::GiveUp => self.give_up(),
             }
         }
@@ -592,6 +596,7 @@ impl Driver {
             self.circuits.remove(&circuit);
         }
         self.pins.retain(|(pin, _)| pin.remote() != open.remote);
+        self.remember_left(open.remote);
         self.agent.handle_closed(now(), key);
         self.publish();
         self.node.emit(Event::PathLost {

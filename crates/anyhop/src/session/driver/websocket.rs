@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhop_proto::{carrier::CarrierId, path::Role, probe::Probe};
+use anyhop_proto::{carrier::CarrierId, is_virtual, path::Role, probe::Probe};
 use rand::RngExt;
 
 use super::{Driver, Job, open_path};
@@ -11,6 +11,8 @@ use crate::{carrier::CarrierUse, node::Inner, session::Conn};
 /// WebSockets of one session, dead ones included, above which those of the peer are left
 /// alone.
 const MAX_WEBSOCKETS: usize = 2;
+/// Addresses of closed direct paths that are kept in mind.
+const MAX_LEFT: usize = 4;
 /// Pings that tell the client of a WebSocket it can open a path over.
 const INVITATIONS: u32 = 15;
 /// Time between them.
@@ -31,6 +33,24 @@ impl Driver {
             };
             Job::WebSocketPath(opened.await)
         });
+    }
+
+    /// Keeps in mind where a closed path led.
+    pub(super) fn remember_left(&mut self, remote: SocketAddr) {
+        if is_virtual(&remote) {
+            return;
+        }
+        self.left.retain(|addr| *addr != remote);
+        self.left.push_front(remote);
+        self.left.truncate(MAX_LEFT);
+    }
+
+    /// Nothing lives, so that no punch can be agreed on: UDP may be back where it was. Both
+    /// sides ask, which opens their NATs, and the client opens a path to what answers.
+    pub(super) fn look_back(&mut self) {
+        for addr in self.left.clone() {
+            self.probing.check(addr);
+        }
     }
 
     /// The peer pinged over a WebSocket: one that it opened becomes a path.
