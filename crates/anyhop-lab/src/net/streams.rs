@@ -51,8 +51,8 @@ pub(super) struct ConnState {
     armed: Option<Instant>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Where to queue it once its handshake is done.
-    listener: Option<SocketAddr>,
+    /// The address and id of the listener that gets it once its handshake is done.
+    listener: Option<(SocketAddr, u64)>,
 }
 
 /// What TCP keeps for one host.
@@ -115,7 +115,7 @@ impl Fabric {
         machine: Conn,
         local: SocketAddr,
         remote: SocketAddr,
-        listener: Option<SocketAddr>,
+        listener: Option<(SocketAddr, u64)>,
     ) -> Option<ConnId> {
         let streams = &mut self.hosts[host.0].streams;
         if streams.by_addrs.len() >= MAX_CONNECTIONS {
@@ -208,8 +208,9 @@ impl Fabric {
             return Err(DropReason::ReceiveQueueFull);
         }
         listening.opening += 1;
+        let listener = (bound, listening.id);
         let (local, remote) = addrs;
-        let conn = self.add_conn(now, host, Conn::accept(now), local, remote, Some(bound));
+        let conn = self.add_conn(now, host, Conn::accept(now), local, remote, Some(listener));
         if conn.is_none() {
             let listeners = &mut self.hosts[host.0].streams.listeners;
             listeners.get_mut(&bound).expect("just found").opening -= 1;
@@ -278,15 +279,16 @@ impl Fabric {
     }
 
     /// The handshake of a connection of a listener is over.
-    fn opened(&mut self, now: Instant, id: ConnId, listener: SocketAddr, worked: bool) {
+    fn opened(&mut self, now: Instant, id: ConnId, listener: (SocketAddr, u64), worked: bool) {
         let Some(conn) = self.conns.get(&id) else {
             return;
         };
         let (host, remote) = (conn.host, conn.remote);
+        let (bound, listener) = listener;
         let listeners = &mut self.hosts[host.0].streams.listeners;
-        if let Some(listening) = listeners.get_mut(&listener) {
-            // A handshake may outlive its listener, and end at the next one on the port.
-            listening.opening = listening.opening.saturating_sub(1);
+        // After a crash another may listen there, which knows nothing of it.
+        if let Some(listening) = listeners.get_mut(&bound).filter(|l| l.id == listener) {
+            listening.opening -= 1;
             if worked {
                 listening.queue.push_back((id, remote));
                 self.wakers.extend(listening.acceptor.take());

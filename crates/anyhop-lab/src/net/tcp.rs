@@ -3,8 +3,8 @@
 //!
 //! A connection opens with SYN, SYN-ACK, ACK; `SynSent` and `SynReceived` become `Open`.
 //! What is written is cut into chunks of [`MSS`], kept until acknowledged, and sent as the
-//! peer's window and a congestion window (RFC 5681, RFC 6582) allow. Loss shows by three
-//! repeated acknowledgements or by a timer that doubles each time (RFC 6298). Each side
+//! peer's window and a congestion window (RFC 5681) allow. Loss shows by what was received
+//! beyond it (RFC 6675), or by a timer that doubles each time (RFC 6298). Each side
 //! ends its direction with FIN. A reset, or [`MAX_RETRIES`] unanswered sendings, ends both.
 //!
 //! Sequence numbers count bytes from 0 and do not wrap; FIN takes one, SYN none.
@@ -41,6 +41,12 @@ const TIME_WAIT: Duration = Duration::from_secs(10);
 /// How long an end whose stream was dropped waits for the other's FIN.
 const ORPHAN_WAIT: Duration = Duration::from_secs(60);
 
+/// Ranges received beyond a gap that one segment tells of.
+const MAX_SACKED: usize = 32;
+
+/// A chunk is lost when this much beyond it was received: three segments.
+const REORDERING: u64 = 3 * MSS as u64;
+
 /// Segments in flight before anything is known of the way (RFC 6928).
 const INITIAL_CWND: u64 = 10 * MSS as u64;
 
@@ -55,6 +61,8 @@ pub(super) struct Segment {
     seq: u64,
     pub(super) ack: Option<u64>,
     window: u64,
+    /// What was received beyond `ack`, as half-open ranges.
+    sacked: Vec<(u64, u64)>,
     pub(super) payload: Bytes,
 }
 
@@ -91,11 +99,19 @@ struct Chunk {
     seq: u64,
     bytes: Bytes,
     fin: bool,
+    /// Received, but something before it is not.
+    sacked: bool,
+    /// Sent again since the present recovery began.
+    resent: bool,
 }
 
 impl Chunk {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64 + u64::from(self.fin)
+    }
+
     fn end(&self) -> u64 {
-        self.seq + self.bytes.len() as u64 + u64::from(self.fin)
+        self.seq + self.len()
     }
 }
 
@@ -230,11 +246,13 @@ impl Conn {
             return out.push(Segment::reset());
         }
         let (ack, window) = (self.receiver.next, self.receiver.window());
+        let sacked = self.receiver.sacked();
         let frame = |syn, probe| Segment {
             syn,
             probe,
             window,
             ack: Some(ack),
+            sacked: sacked.clone(),
             ..Segment::default()
         };
         match self.state {
@@ -388,10 +406,12 @@ struct Sender {
     limit: u64,
     cwnd: u64,
     ssthresh: u64,
-    repeated: u32,
+    /// End of what was received at all.
+    sacked_to: u64,
     /// End of what was sent when a loss was noticed, until all of it is acknowledged.
     recovering: Option<u64>,
-    resend_first: bool,
+    /// What lies before went out again after a timeout, and begins no recovery.
+    timed_out_to: u64,
     srtt: Option<(Duration, Duration)>,
     /// The segment that is timed: its end and when it was sent.
     timed: Option<(u64, Instant)>,
@@ -411,9 +431,9 @@ impl Sender {
             limit: 0,
             cwnd: INITIAL_CWND,
             ssthresh: u64::MAX,
-            repeated: 0,
+            sacked_to: 0,
             recovering: None,
-            resend_first: false,
+            timed_out_to: 0,
             srtt: None,
             timed: None,
             highest: 0,
@@ -453,6 +473,8 @@ impl Sender {
             seq: self.end,
             bytes,
             fin,
+            sacked: false,
+            resent: false,
         };
         self.end = chunk.end();
         self.buffered += chunk.bytes.len() as u64;
@@ -475,11 +497,8 @@ impl Sender {
         let limit = self.limit.max(ack + segment.window);
         let opened = limit > self.limit;
         self.limit = limit;
+        self.note_sacked(&segment.sacked);
         if ack <= self.una {
-            let repeats = ack == self.una && self.sent > 0 && segment.len() == 0 && !opened;
-            if repeats && !segment.syn && !segment.probe {
-                self.on_repeated();
-            }
             return opened && self.sent == 0;
         }
         while self.queue.front().is_some_and(|c| c.end() <= ack) {
@@ -489,7 +508,6 @@ impl Sender {
         }
         let acknowledged = ack - self.una;
         self.una = ack;
-        self.repeated = 0;
         if let Some((end, at)) = self.timed
             && ack >= end
         {
@@ -497,7 +515,7 @@ impl Sender {
             self.measure(now.saturating_duration_since(at));
         }
         match self.recovering {
-            Some(end) if ack < end => self.resend_first = self.sent > 0,
+            Some(end) if ack < end => {}
             Some(_) => {
                 self.recovering = None;
                 self.cwnd = self.ssthresh;
@@ -508,25 +526,52 @@ impl Sender {
         true
     }
 
-    fn on_repeated(&mut self) {
-        self.repeated += 1;
-        if self.repeated == 3 && self.recovering.is_none() {
-            self.ssthresh = ((self.sent_to() - self.una) / 2).max(2 * MSS as u64);
+    /// Marks what was received beyond a gap, and begins a recovery when the gap is a loss.
+    fn note_sacked(&mut self, ranges: &[(u64, u64)]) {
+        for (from, to) in ranges {
+            let first = self.queue.partition_point(|c| c.seq < *from);
+            for chunk in self.queue.iter_mut().skip(first) {
+                if chunk.end() > *to {
+                    break;
+                }
+                chunk.sacked = true;
+            }
+            self.sacked_to = self.sacked_to.max(*to);
+        }
+        let front = self.queue.front();
+        let lost = front.is_some_and(|c| c.seq >= self.timed_out_to && self.is_lost(c));
+        if lost && self.sent > 0 && self.recovering.is_none() {
+            self.halve();
             self.cwnd = self.ssthresh;
             self.recovering = Some(self.sent_to());
-            self.resend_first = true;
             self.timed = None;
+            self.queue.iter_mut().for_each(|c| c.resent = false);
         }
+    }
+
+    fn halve(&mut self) {
+        self.ssthresh = ((self.sent_to() - self.una) / 2).max(2 * MSS as u64);
+    }
+
+    fn is_lost(&self, chunk: &Chunk) -> bool {
+        !chunk.sacked && chunk.end() + REORDERING <= self.sacked_to
+    }
+
+    /// Bytes that are on their way, as far as is known.
+    fn in_flight(&self) -> u64 {
+        let sent = self.queue.iter().take(self.sent);
+        let under_way = sent.filter(|c| !c.sacked && (c.resent || !self.is_lost(c)));
+        under_way.map(Chunk::len).sum()
     }
 
     /// Everything unacknowledged is sent again, slowly; answers whether a probe is due
     /// because the peer's window is closed.
     fn on_timeout(&mut self) -> bool {
-        self.ssthresh = ((self.sent_to() - self.una) / 2).max(2 * MSS as u64);
+        self.halve();
         self.cwnd = MSS as u64;
         self.sent = 0;
         self.recovering = None;
-        self.repeated = 0;
+        self.timed_out_to = self.highest;
         self.timed = None;
         self.queue.front().is_some_and(|c| !self.is_allowed(c))
     }
@@ -537,21 +582,33 @@ impl Sender {
     }
 
     fn transmit(&mut self, now: Instant, mut send: impl FnMut(&Chunk)) {
-        if std::mem::take(&mut self.resend_first)
-            && let Some(first) = self.queue.front()
-        {
-            send(first);
+        let mut in_flight = self.in_flight();
+        if self.recovering.is_some() {
+            for i in 0..self.sent {
+                let chunk = &self.queue[i];
+                if in_flight >= self.cwnd {
+                    return;
+                }
+                if self.is_lost(chunk) && !chunk.resent {
+                    in_flight += chunk.len();
+                    send(chunk);
+                    self.queue[i].resent = true;
+                }
+            }
         }
         while let Some(chunk) = self.queue.get(self.sent) {
-            let fits_path = self.sent == 0 || chunk.end() - self.una <= self.cwnd;
-            if !(self.is_allowed(chunk) && fits_path) {
-                break;
+            let fits_path = in_flight == 0 || in_flight + chunk.len() <= self.cwnd;
+            if !chunk.sacked {
+                if !(self.is_allowed(chunk) && fits_path) {
+                    break;
+                }
+                send(chunk);
+                in_flight += chunk.len();
+                if self.timed.is_none() && chunk.seq >= self.highest {
+                    self.timed = Some((chunk.end(), now));
+                }
+                self.highest = self.highest.max(chunk.end());
             }
-            send(chunk);
-            if self.timed.is_none() && chunk.seq >= self.highest {
-                self.timed = Some((chunk.end(), now));
-            }
-            self.highest = self.highest.max(chunk.end());
             self.sent += 1;
         }
     }
@@ -591,6 +648,22 @@ impl Receiver {
 
     fn is_finished(&self) -> bool {
         self.finished && self.buffered == 0
+    }
+
+    /// What was received beyond a gap, the first few ranges.
+    fn sacked(&self) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (seq, segment) in &self.early {
+            let end = seq + segment.len();
+            if let Some(last) = ranges.last_mut().filter(|last| last.1 == *seq) {
+                last.1 = end;
+            } else if ranges.len() < MAX_SACKED {
+                ranges.push((*seq, end));
+            } else {
+                break;
+            }
+        }
+        ranges
     }
 
     fn take(&mut self, segment: Segment) {

@@ -156,7 +156,7 @@ impl Fabric {
 
     /// Whether this node has a socket for the address's family.
     pub(crate) fn can_reach(&self, addr: &SocketAddr) -> bool {
-        self.main_socket(addr).is_some() && !is_virtual(addr)
+        self.main_socket(addr).is_some()
     }
 
     pub(crate) fn drop_counts(&self) -> Vec<DropCount> {
@@ -218,6 +218,11 @@ impl Fabric {
         bytes: &[u8],
         ttl: Option<u8>,
     ) {
+        if is_virtual(&to) {
+            // Our own addresses mean nothing on the wire.
+            count(&self.drops.send_failed, 1);
+            return;
+        }
         let transmit = Transmit {
             destination: to,
             ecn: None,
@@ -243,6 +248,8 @@ impl Fabric {
     fn main_socket(&self, addr: &SocketAddr) -> Option<&Arc<dyn DatagramSocket>> {
         match addr {
             SocketAddr::V4(_) => self.v4.as_ref(),
+            // Our own addresses mean nothing on the wire.
+            SocketAddr::V6(_) if is_virtual(addr) => None,
             SocketAddr::V6(_) => self.v6.as_ref(),
         }
     }
