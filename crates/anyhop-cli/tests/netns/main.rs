@@ -15,7 +15,6 @@ mod chain;
 mod cone;
 mod families;
 mod killed_relay;
-mod lan;
 mod matrix;
 mod moving;
 mod node;

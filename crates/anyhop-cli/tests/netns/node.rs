@@ -32,28 +32,17 @@ pub(crate) struct Selected {
 }
 
 impl Node {
-    /// [`start`](Self::start)s a node that looks for nobody on its link: hosts of the lab's
-    /// internet share one.
+    /// Starts `up` with more arguments, listening on port 4001 of the families that the
+    /// namespace has, and waits for its `ready`. It looks for nobody on its link: hosts of
+    /// the lab's internet share one.
     pub(crate) async fn up(
         name: &'static str,
         lab: &NetLab,
         namespace: Namespace,
         args: &[String],
     ) -> Self {
-        let args = [&["--no-mdns".to_owned()], args].concat();
-        Self::start(name, lab, namespace, &args).await
-    }
-
-    /// Starts `up` with more arguments, listening on port 4001 of the families that the
-    /// namespace has, and waits for its `ready`.
-    pub(crate) async fn start(
-        name: &'static str,
-        lab: &NetLab,
-        namespace: Namespace,
-        args: &[String],
-    ) -> Self {
         let state = lab.directory(name).expect("a directory");
-        let mut all = Vec::new();
+        let mut all = vec!["--no-mdns".to_owned()];
         if namespace.v4().is_some() || namespace.v6().is_none() {
             all.push(format!("--listen=0.0.0.0:{PORT}"));
         }
