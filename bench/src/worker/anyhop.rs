@@ -57,7 +57,7 @@ impl Contender for AnyhopNode {
         let addrs = addrs.iter().filter_map(|a| PeerAddr::try_from(a).ok());
         Target {
             peer: self.0.peer_id().to_string(),
-            addrs: addrs.map(|a| a.addr).collect(),
+            addrs: addrs.filter_map(|a| a.addr.udp()).collect(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! the model says is possible.
 //!
 //! A run is two nodes on a virtual network of their own who know one relay and each
-//! other's key ([`pair`]). All runs happen under tokio's paused clock, on threads of their
+//! other's key (`pair`). All runs happen under tokio's paused clock, on threads of their
 //! own, so that an hour of waiting takes a moment and times are the network's and not the
 //! machine's. What the seed decides repeats: keys, ports, losses; what the nodes draw from
 //! the system's randomness (connection ids, guesses) does not.

@@ -89,7 +89,7 @@ struct Entry {
     not_before: Instant,
 }
 
-/// Decides about attachments; see the [module](self).
+/// Decides about attachments; see the module.
 #[derive(Debug)]
 pub struct Keeper {
     rng: StdRng,

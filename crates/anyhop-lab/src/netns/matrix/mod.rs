@@ -1,7 +1,7 @@
 //! The matrix of [`crate::matrix`] on the real kernel: the real program in namespaces,
 //! behind the same kinds of NAT made of nftables, over one relay.
 //!
-//! Each place stands twice in the lab ([`world`]), so that it can be paired with itself.
+//! Each place stands twice in the lab (`world`), so that it can be paired with itself.
 //! A run starts two daemons anew behind NATs that have forgotten everything, has one
 //! ping the other, and waits for a direct path for as long as the model gives hope. Runs
 //! that need different places go on at the same time. Times include what a busy machine
