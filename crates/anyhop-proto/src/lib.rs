@@ -12,6 +12,7 @@
 //! | [`nat`] | what the NATs in front of a node are like |
 //! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
 //! | [`websocket`] | frames that carry datagrams over a WebSocket |
+//! | [`network`] | who belongs to a private network, and which packets it takes notice of |
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
 //! | [`control`] | the other small control frames: hello, lookup, punch, attach |
@@ -23,6 +24,7 @@ pub mod datagram;
 mod frame;
 pub mod message;
 pub mod nat;
+pub mod network;
 pub mod path;
 pub mod probe;
 pub mod route;
