@@ -15,6 +15,7 @@ mod chain;
 mod cone;
 mod families;
 mod killed_relay;
+mod lan;
 mod matrix;
 mod moving;
 mod node;

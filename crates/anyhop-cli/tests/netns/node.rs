@@ -32,17 +32,28 @@ pub(crate) struct Selected {
 }
 
 impl Node {
-    /// Starts `up` with more arguments, listening on port 4001 of the families that the
-    /// namespace has, and waits for its `ready`. It looks for nobody on its link: hosts of
-    /// the lab's internet share one.
+    /// Starts `up` as [`start`](Self::start) does. It looks for nobody on its link: hosts
+    /// of the lab's internet share one.
     pub(crate) async fn up(
         name: &'static str,
         lab: &NetLab,
         namespace: Namespace,
         args: &[String],
     ) -> Self {
+        let all = [&["--no-mdns".to_owned()], args].concat();
+        Self::start(name, lab, namespace, &all).await
+    }
+
+    /// Starts `up` with more arguments, listening on port 4001 of the families that the
+    /// namespace has, and waits for its `ready`.
+    pub(crate) async fn start(
+        name: &'static str,
+        lab: &NetLab,
+        namespace: Namespace,
+        args: &[String],
+    ) -> Self {
         let state = lab.directory(name).expect("a directory");
-        let mut all = vec!["--no-mdns".to_owned()];
+        let mut all = Vec::new();
         if namespace.v4().is_some() || namespace.v6().is_none() {
             all.push(format!("--listen=0.0.0.0:{PORT}"));
         }

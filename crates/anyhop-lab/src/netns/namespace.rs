@@ -214,8 +214,13 @@ impl Namespace {
 
     /// Makes a bridge. With an address of its own: one that is given none takes the lowest
     /// of its ports', changes it with every port that comes, and is lost to those who
-    /// know the old one.
+    /// know the old one. And without a firewall: kernels with br_netfilter have what one
+    /// port sends to another go through the rules for what is routed.
     pub(super) fn add_bridge(&self, name: &str) -> Result<(), LabError> {
+        self.set(&[
+            ("bridge/bridge-nf-call-iptables", "0"),
+            ("bridge/bridge-nf-call-ip6tables", "0"),
+        ])?;
         self.ip(&[
             "link",
             "add",

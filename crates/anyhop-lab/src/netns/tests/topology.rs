@@ -112,6 +112,24 @@ fn only_a_host_with_both_families_reaches_both() {
 }
 
 #[test]
+fn hosts_on_one_link_reach_each_other_past_the_routers_firewall() {
+    if skipped() {
+        return;
+    }
+    let mut lab = NetLab::new().expect("a lab");
+    let config = RouterConfig {
+        v4: Some(NatKind::PortRestrictedCone),
+        v6: Some(Filtering::AddressAndPortDependent),
+    };
+    let mut home = lab.router("home", config).expect("a router");
+    let [a, b] = ["a", "b"].map(|name| lab.host_behind(&mut home, name).expect("a host"));
+    let [a4, b4] = [&a, &b].map(|host| Plain::at(host, 4001));
+    assert_eq!(a4.seen_by(&b4), a4.addr);
+    let [a6, b6] = [&a, &b].map(|host| Plain::new(host, host.v6().expect("IPv6"), 4001));
+    assert_eq!(b6.seen_by(&a6), b6.addr);
+}
+
+#[test]
 fn in_a_chain_only_neighbours_reach_each_other() {
     if skipped() {
         return;
