@@ -53,6 +53,8 @@ targets! {
     message_header: message_headers,
     udp_payload: udp_payloads,
     websocket_frames: websocket_streams,
+    swarm_key_text: swarm_key_texts,
+    quic_destination: quic_packets,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

@@ -15,6 +15,7 @@ use anyhop_proto::{
         Allocation, Family, Filtering, Mapping, Profile, Profiles,
         check::{From, Request, Response},
     },
+    network::swarm::{Epoch, KeyRing, NONCE_LEN, SWARM_KEY_LEN, Stamps, SwarmKey},
     path::{Candidate, CandidateKind, Offer, Prediction, Technique},
     probe::{PROBE_SECRET_LEN, Probe, ProbeKeys},
     route::{
@@ -322,4 +323,28 @@ pub(crate) fn websocket_streams() -> Vec<Vec<u8>> {
         7, 0x02, 0x03, b'o', b'n', b'e', 0x89, 0x00, 0x80, 0x03, b't', b'w', b'o',
     ];
     vec![client, server]
+}
+
+pub(crate) fn swarm_key_texts() -> Vec<Vec<u8>> {
+    let key = SwarmKey::new(Epoch(1), std::array::from_fn(|i| i as u8));
+    let base64 = "/key/swarm/psk/1.0.0/\n/base64/\nAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let mut bin = b"/key/swarm/psk/1.0.0/\n/bin/\n".to_vec();
+    bin.extend_from_slice(key.secret());
+    vec![
+        key.to_text().as_bytes().to_vec(),
+        base64.as_bytes().to_vec(),
+        bin,
+    ]
+}
+
+pub(crate) fn quic_packets() -> Vec<Vec<u8>> {
+    let ring = KeyRing::new(SwarmKey::new(Epoch(1), [1; SWARM_KEY_LEN]));
+    let stamp = Stamps::new(network(), &ring)
+        .current()
+        .stamp([7; NONCE_LEN]);
+    let mut initial = vec![8, 0xc3, 0, 0, 0, 1, 20];
+    initial.extend_from_slice(&stamp);
+    initial.extend_from_slice(&[0, 0, 0x44, 0x9e]);
+    let short = vec![8, 0x43, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+    vec![initial, short]
 }

@@ -14,6 +14,10 @@ use anyhop_proto::{
     datagram::{Kind, Label, classify},
     message::Header,
     nat::check::{Request, Response},
+    network::swarm::{
+        Destination, Epoch, KeyRing, MAX_SWARM_KEY_TEXT, STAMP_LEN, SWARM_KEY_LEN, Stamps,
+        SwarmKey, destination,
+    },
     path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
     route::{Find, FindAnswer, Sample, Trace, TraceAnswer},
@@ -205,6 +209,45 @@ pub fn udp_payload(data: &[u8]) -> bool {
         assert!(content.len() <= MAX_CONTROL_FRAME);
     }
     kind != Kind::Unknown
+}
+
+/// A file with a swarm key.
+pub fn swarm_key_text(data: &[u8]) -> bool {
+    let Ok(key) = SwarmKey::from_text(Epoch(1), data) else {
+        return false;
+    };
+    assert!(data.len() <= MAX_SWARM_KEY_TEXT);
+    let again = SwarmKey::from_text(Epoch(1), key.to_text().as_bytes());
+    assert_eq!(again, Ok(key));
+    true
+}
+
+/// A QUIC packet that arrives at a private network's node. The first byte tells how long
+/// connection ids are here.
+pub fn quic_destination(data: &[u8]) -> bool {
+    let Some((first, packet)) = data.split_first() else {
+        return false;
+    };
+    let short = usize::from(first % 21);
+    let found = destination(packet, short);
+    match found {
+        Some(Destination::Short { cid }) => {
+            assert_eq!(packet[0] & 0x80, 0);
+            assert_eq!(cid.len(), short);
+        }
+        Some(Destination::Long { cid, .. }) => assert_eq!(usize::from(packet[5]), cid.len()),
+        None => {}
+    }
+    let cid = match found {
+        Some(Destination::Short { cid } | Destination::Long { cid, .. }) => cid,
+        None => return false,
+    };
+    let ring = KeyRing::new(SwarmKey::new(Epoch(1), [1; SWARM_KEY_LEN]));
+    let stamps = Stamps::new(network(), &ring);
+    if stamps.recognise(cid).is_some() {
+        assert_eq!(cid.len(), STAMP_LEN);
+    }
+    true
 }
 
 /// Longest message in [`websocket_frames`].

@@ -1,14 +1,39 @@
-//! The swarm key of a private network: 32 bytes that all its members hold.
+//! The swarm key of a private network: 32 bytes that all its members hold, and by which a
+//! node tells packets that it takes notice of from all others.
 //!
-//! A key belongs to an [`Epoch`]. Rotation gives the remaining members the key of a later
-//! one. Keys are exchanged with libp2p in its text format ([`SwarmKey::to_text`]).
+//! A key belongs to an [`Epoch`]. A [`KeyRing`] holds the keys of the current epoch, of the
+//! one to come and of some that are over; rotation [prepares](KeyRing::prepare) a key and
+//! [advances](KeyRing::advance) to it. From each key three others are derived
+//! ([`EpochKeys`]): the first connection id of a handshake is a [stamp](EpochKeys::stamp),
+//! which only a member can make and which looks random to all others; the handshake's first
+//! packets are encrypted under [keys](EpochKeys::initial_cid) that only a member can
+//! derive; a request for a WebSocket comes with a [pass](EpochKeys::pass).
+//!
+//! ```text
+//!   stamp, pass:    0          8                  20       the nonce is random and never
+//!                   +----------+-------------------+       used again: Replays remembers
+//!                   |  nonce   |   mac (12 of 32)  |       what was shown
+//!                   +----------+-------------------+
+//! ```
+//!
+//! **Failure**: what bears no stamp of the ring is dropped without an answer, so that a node
+//! with another key sees nothing at all. An epoch that is over admits to fetching the
+//! current key, which is for the layer above to hold to ([`Standing::Over`]).
 
+mod packet;
+mod replay;
+mod ring;
+mod stamp;
 mod text;
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub use packet::{Destination, destination};
+pub use replay::{MAX_REMEMBERED, Replays};
+pub use ring::{KeyRing, MAX_OVER};
+pub use stamp::{EpochKeys, MadeUnder, NONCE_LEN, STAMP_LEN, Stamps, Standing};
 pub use text::{MAX_SWARM_KEY_TEXT, SwarmKeyTextError};
 
 /// Length of a swarm key, bytes.
