@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libp2p_identity::{KeyType, Keypair, PeerId};
+use libp2p_identity::{KeyType, Keypair, PeerId, PublicKey};
 use thiserror::Error;
 
 use crate::fs::{create_atomic, create_private_dir};
@@ -162,6 +162,19 @@ pub fn load_or_create_keypair(state_dir: &Path) -> Result<Keypair, KeyError> {
         },
         Err(source) => Err(KeyError::Write { path, source }),
     }
+}
+
+/// Multihash code of the identity function: the digest is the key itself.
+const IDENTITY: u64 = 0;
+
+/// The Ed25519 key that a node's id holds; `None` for ids of other kinds.
+#[must_use]
+pub fn public_key_of(peer: &PeerId) -> Option<PublicKey> {
+    let hash = peer.as_ref();
+    let key = (hash.code() == IDENTITY)
+        .then(|| PublicKey::try_decode_protobuf(hash.digest()).ok())
+        .flatten();
+    key.filter(|key| key.key_type() == KeyType::Ed25519)
 }
 
 /// The key in the file, or `None` when there is no file.

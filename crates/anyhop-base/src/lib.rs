@@ -22,7 +22,7 @@ pub mod network;
 pub mod record;
 
 pub use addr::{AddrError, Endpoint, PeerAddr, dialable, parse_multiaddr, quic_multiaddr};
-pub use identity::{KeyError, KeyFault, load_or_create_keypair};
+pub use identity::{KeyError, KeyFault, load_or_create_keypair, public_key_of};
 pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use multiaddr::Multiaddr;
 pub use network::{NetworkId, NetworkName, NetworkNameError};

@@ -1,10 +1,13 @@
 //! Networks: isolated sets of nodes, told apart by name.
 //!
 //! A network's name is hashed into its [`NetworkId`], which is part of the ALPN and of
-//! every protocol name, so that nodes of different networks fail at the handshake.
+//! every protocol name, so that nodes of different networks fail at the handshake. The id
+//! of a private network comes from its authority, too: a public network of the same name,
+//! and a private one of somebody else, are other networks.
 
 use std::{fmt, str::FromStr};
 
+use libp2p_identity::PeerId;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -13,6 +16,9 @@ pub const MAX_NETWORK_NAME_LEN: usize = 64;
 
 /// What is hashed before the name, so that the id is no hash of anything else.
 const ID_DOMAIN: &[u8] = b"anyhop-network/1\0";
+
+/// The same for private networks; then comes the authority's PeerId.
+const PRIVATE_ID_DOMAIN: &[u8] = b"anyhop-private-network/1\0";
 
 /// The name of a network: 1 to [`MAX_NETWORK_NAME_LEN`] characters of `a-z`, `0-9`, `.`,
 /// `_` and `-`. The default is `main`.
@@ -45,11 +51,22 @@ impl NetworkName {
         &self.0
     }
 
-    /// The id of the network of this name.
+    /// The id of the public network of this name.
     #[must_use]
     pub fn id(&self) -> NetworkId {
         let mut hash = Sha256::new();
         hash.update(ID_DOMAIN);
+        hash.update(self.0.as_bytes());
+        NetworkId(hash.finalize().into())
+    }
+
+    /// The id of the private network of this name under an authority, the PeerId of its
+    /// key.
+    #[must_use]
+    pub fn private_id(&self, authority: &PeerId) -> NetworkId {
+        let mut hash = Sha256::new();
+        hash.update(PRIVATE_ID_DOMAIN);
+        hash.update(authority.to_bytes());
         hash.update(self.0.as_bytes());
         NetworkId(hash.finalize().into())
     }
@@ -174,6 +191,22 @@ mod tests {
         assert_eq!(id.to_string(), "d84b3d82a87fea67");
         assert_eq!(id.alpn(), b"anyhop/1/d84b3d82a87fea67");
         assert_eq!(id.protocol("record/1"), "/anyhop/d84b3d82a87fea67/record/1");
+    }
+
+    /// Pins the id of private networks: the same.
+    #[test]
+    fn a_private_network_is_named_by_its_authority_too() {
+        let authority = |seed| {
+            let key = libp2p_identity::Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+            key.public().to_peer_id()
+        };
+        let main = NetworkName::default();
+        let id = main.private_id(&authority(1));
+        assert_eq!(id.to_string(), "fe23e0894bfea38a");
+        assert_ne!(id, main.id());
+        assert_ne!(id, main.private_id(&authority(2)));
+        let other = NetworkName::new("other").unwrap();
+        assert_ne!(id, other.private_id(&authority(1)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{
     addr::{AddrError, parse_multiaddr},
+    identity::public_key_of,
     network::NetworkId,
 };
 
@@ -313,17 +314,8 @@ fn peer_id(bytes: &[u8]) -> Result<PeerId, RecordError> {
     PeerId::from_bytes(bytes).map_err(|_| RecordError::BadPeerId)
 }
 
-/// Multihash code of the identity function: the digest is the key itself.
-const IDENTITY: u64 = 0;
-
-/// The Ed25519 key that an id holds.
 fn public_key_in(peer: &PeerId) -> Result<PublicKey, RecordError> {
-    let hash = peer.as_ref();
-    let key = (hash.code() == IDENTITY)
-        .then(|| PublicKey::try_decode_protobuf(hash.digest()).ok())
-        .flatten();
-    key.filter(|key| key.key_type() == libp2p_identity::KeyType::Ed25519)
-        .ok_or(RecordError::NotANodeKey(*peer))
+    public_key_of(peer).ok_or(RecordError::NotANodeKey(*peer))
 }
 
 #[cfg(test)]

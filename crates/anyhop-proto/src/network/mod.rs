@@ -3,5 +3,10 @@
 //! | module | what it decides |
 //! |---|---|
 //! | [`swarm`] | the swarm key and its epochs: which packets a node takes notice of |
+//! | [`statement`] | what the authority and its admins sign, and whether it is believed |
 
+mod charter;
+pub mod statement;
 pub mod swarm;
+
+pub use charter::{BadAuthority, Charter};
