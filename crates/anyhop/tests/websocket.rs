@@ -232,6 +232,29 @@ async fn a_circuit_crosses_from_udp_to_a_websocket_and_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn circuits_go_on_when_the_link_under_them_moves_to_a_websocket() {
+    let mut world = world(8).await;
+    let a = world.natted("a", NatConfig::symmetric()).await;
+    let b = world.natted("b", NatConfig::symmetric()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let received = receive(&b.node);
+    let sender = {
+        let (node, pb) = (a.node.clone(), b.node.peer_id());
+        tokio::spawn(async move { send_paced(&node, pb, 15).await })
+    };
+    sleep(Duration::from_secs(3)).await;
+    world.net.block_udp(a.nat);
+    let sent = sender.await.unwrap();
+    let (total, stall) = received.await.unwrap();
+    assert_eq!(total, sent);
+    println!("longest stall {stall:?}");
+    assert!(stall < Duration::from_secs(4), "stalled for {stall:?}");
+    let relay = world.relay.peer_id();
+    assert_eq!(path(&a.node, relay), Some((PathKind::Direct, Carrier::Ws)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_no_udp_reaches_a_peer_at_a_relay_it_never_heard_of() {
     let mut world = world(9).await;
     // Knows everybody's record, and carries nothing.

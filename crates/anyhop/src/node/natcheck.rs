@@ -301,7 +301,7 @@ impl Inner {
                 SocketAddr::new(at.ip(), request.at.port())
             }
         };
-        if !conn.may_check() {
+        if !conn.may_check(at) {
             return Err("too many checks within a minute".to_owned());
         }
         Ok(at)

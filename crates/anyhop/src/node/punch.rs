@@ -2,6 +2,7 @@
 //! what their NATs are like, over the session, then ping at one time.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -178,7 +179,9 @@ impl Agreed {
         })
     }
 
-    /// Whom to ping. Guesses are made only at an address that the peer itself named.
+    /// Whom to ping. Guesses are made only at an address that the peer itself named, and at
+    /// no port of it that somebody has pinged from: an earlier mapping, no new one, and what
+    /// may go there before it answers is spent.
     fn targets(&self, node: &Inner, many: bool, seed: u64) -> Result<Vec<SocketAddr>, String> {
         let (technique, family) = self.choice;
         let candidates = self.peer.candidates.iter().map(|c| c.addr);
@@ -199,12 +202,13 @@ impl Agreed {
                     prediction.ip
                 ));
             }
-            return Ok(prediction.addresses());
+            return Ok(node.unspoken(prediction.addresses()));
         }
         let ip = outside.first().ok_or_else(nowhere)?.ip();
         if technique == Technique::Birthday && !many {
             let ports = birthday_ports(seed).into_iter();
-            return Ok(ports.map(|port| SocketAddr::new(ip, port)).collect());
+            let guesses = ports.map(|port| SocketAddr::new(ip, port)).collect();
+            return Ok(node.unspoken(guesses));
         }
         outside.truncate(MAX_AIMED);
         Ok(outside)
@@ -312,6 +316,14 @@ impl Inner {
             }
             _ => Err("this side's NAT cannot be foreseen".to_owned()),
         }
+    }
+
+    /// The addresses that no connected peer has pinged this node from.
+    fn unspoken(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let conns = self.current_conns();
+        let spoken: BTreeSet<_> = conns.iter().flat_map(|c| c.spoken_for()).collect();
+        addresses.retain(|a| !spoken.contains(a));
+        addresses
     }
 
     /// The families that this node may be reached over.

@@ -156,8 +156,20 @@ const CHECK_WINDOW: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct Shown {
     at: VecDeque<SocketAddr>,
+    /// Where its checks were answered, as many at most. Kept apart, since a birthday
+    /// attempt makes the others forgotten.
+    checked: VecDeque<SocketAddr>,
     minute: Option<Instant>,
     checks: u32,
+}
+
+/// Makes an address the latest of a list.
+fn remember(list: &mut VecDeque<SocketAddr>, addr: SocketAddr) {
+    list.retain(|a| *a != addr);
+    if list.len() >= MAX_SHOWN {
+        list.pop_front();
+    }
+    list.push_back(addr);
 }
 
 /// One connection to a peer.
@@ -211,11 +223,7 @@ impl Conn {
     /// The peer's ping came from there.
     pub(crate) fn shows_itself_at(&self, addr: SocketAddr) {
         let mut shown = self.shown.lock().expect("no holder panics");
-        shown.at.retain(|a| *a != addr);
-        if shown.at.len() >= MAX_SHOWN {
-            shown.at.pop_front();
-        }
-        shown.at.push_back(addr);
+        remember(&mut shown.at, addr);
     }
 
     /// Whether one of the peer's latest pings came from there.
@@ -224,8 +232,15 @@ impl Conn {
         shown.at.contains(&addr)
     }
 
-    /// Counts a check that the peer asks for; false when it asks too often.
-    pub(crate) fn may_check(&self) -> bool {
+    /// Where the peer's pings and checks left little that may still be sent there before it
+    /// answers: ports that are not worth a guess either, since they are in use.
+    pub(crate) fn spoken_for(&self) -> Vec<SocketAddr> {
+        let shown = self.shown.lock().expect("no holder panics");
+        shown.at.iter().chain(&shown.checked).copied().collect()
+    }
+
+    /// Counts a check at an address that the peer asks for; false when it asks too often.
+    pub(crate) fn may_check(&self, at: SocketAddr) -> bool {
         let now = Instant::now();
         let mut shown = self.shown.lock().expect("no holder panics");
         let begun = shown.minute.is_some_and(|m| now - m < CHECK_WINDOW);
@@ -233,7 +248,11 @@ impl Conn {
             (shown.minute, shown.checks) = (Some(now), 0);
         }
         shown.checks += 1;
-        shown.checks <= MAX_CHECKS
+        let may = shown.checks <= MAX_CHECKS;
+        if may {
+            remember(&mut shown.checked, at);
+        }
+        may
     }
 
     pub(crate) fn is_closed(&self) -> bool {
