@@ -17,7 +17,7 @@
 
 mod wire;
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use anyhop_base::{Keypair, PeerId, PublicKey, public_key_of};
 use aws_lc_rs::digest;
@@ -251,7 +251,7 @@ pub enum Signer {
         /// The admin's own key.
         keypair: Keypair,
         /// The statement that appoints it.
-        appointment: Box<Statement>,
+        appointment: Arc<Statement>,
     },
 }
 
@@ -287,7 +287,7 @@ pub struct Statement {
     id: StatementId,
     envelope: wire::Envelope,
     /// That of the admin who signed.
-    appointment: Option<Box<Self>>,
+    appointment: Option<Arc<Self>>,
 }
 
 impl Statement {
@@ -302,7 +302,7 @@ impl Statement {
             Signer::Admin {
                 keypair,
                 appointment,
-            } => (keypair, Some(appointment.clone())),
+            } => (keypair, Some(Arc::clone(appointment))),
         };
         if issuer == Issuer::Authority && keypair.public() != *charter.key() {
             return Err(StatementError::OtherAuthority);
@@ -347,7 +347,7 @@ impl Statement {
             }
             Issuer::Admin { peer, term } => {
                 let appointment = appointment_of(&envelope.appointment, peer, term, charter)?;
-                (admin_key(peer)?, Some(Box::new(appointment)))
+                (admin_key(peer)?, Some(Arc::new(appointment)))
             }
         };
         let signed = signed_bytes(charter, &envelope.payload);
@@ -390,8 +390,8 @@ impl Statement {
 
     /// The appointment of the admin who signed it.
     #[must_use]
-    pub fn appointment(&self) -> Option<&Self> {
-        self.appointment.as_deref()
+    pub fn appointment(&self) -> Option<&Arc<Self>> {
+        self.appointment.as_ref()
     }
 
     /// What it certifies, if that is what it does.

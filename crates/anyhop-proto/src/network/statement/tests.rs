@@ -36,7 +36,7 @@ fn appointment(admin: u8, term: u64, standing: bool) -> Statement {
 fn admin(seed: u8, term: u64) -> Signer {
     Signer::Admin {
         keypair: keypair(seed),
-        appointment: Box::new(appointment(seed, term, true)),
+        appointment: Arc::new(appointment(seed, term, true)),
     }
 }
 
@@ -146,7 +146,7 @@ fn an_admins_statement_is_checked_with_nothing_but_the_charter() {
         term: 3,
     };
     assert_eq!(read.issuer(), term);
-    assert_eq!(read.appointment(), Some(&appointment(2, 3, true)));
+    assert_eq!(read.appointment(), Some(&Arc::new(appointment(2, 3, true))));
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn any_changed_byte_of_a_statement_is_noticed() {
 fn only_who_is_appointed_signs_and_only_what_is_an_admins_to_say() {
     let with = |appointment: Statement| Signer::Admin {
         keypair: keypair(2),
-        appointment: Box::new(appointment),
+        appointment: Arc::new(appointment),
     };
     for wrong in [appointment(3, 1, true), appointment(2, 1, false)] {
         let error = Statement::sign(epoch(), &with(wrong), &charter()).unwrap_err();
