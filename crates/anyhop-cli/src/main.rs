@@ -28,7 +28,13 @@ mod words;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+};
 
 use self::{
     args::Cli,
@@ -101,8 +107,21 @@ fn start_logging(verbose: u8) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
+        .with_timer(LogTime)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(output::colours())
         .init();
+}
+
+/// The time of day, or in virtual time how much of it has passed.
+struct LogTime;
+
+impl FormatTime for LogTime {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        match anyhop_lab::clock::virtual_time() {
+            Some(time) => write!(w, "+{:.6}s", time.as_secs_f64()),
+            None => SystemTime.format_time(w),
+        }
+    }
 }

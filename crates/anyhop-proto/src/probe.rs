@@ -3,7 +3,8 @@
 //! They do two jobs that QUIC's own frames cannot. A **punch** needs the server side of
 //! a connection to send first to an address it has no path to. **Liveness** needs an
 //! answer on the very path that was asked, while QUIC acknowledgements may come back
-//! over another one.
+//! over another one. A path found dead is told to the peer over another one, so that both
+//! give it up.
 //!
 //! A ping and its pong have one length, so an answer never amplifies. Keys come from
 //! the session's TLS exporter; each direction has its own.
@@ -32,6 +33,7 @@ const MAC_AT: usize = 48;
 const PING: u8 = 0;
 const PONG: u8 = 1;
 const NOMINATING_PING: u8 = 2;
+const LOST: u8 = 3;
 
 /// Finds a probe's session: derived from its keys, the same on both sides.
 pub type Token = [u8; 8];
@@ -53,6 +55,11 @@ pub enum Probe {
         nonce: u64,
         /// Where the ping came from.
         observed: SocketAddr,
+    },
+    /// Nothing comes back over this path of the connection. It is not answered.
+    Lost {
+        /// QUIC's id of the path.
+        path: u32,
     },
 }
 
@@ -106,6 +113,10 @@ impl ProbeKeys {
                 put_address(&mut out[18..36], observed);
                 nonce
             }
+            Probe::Lost { path } => {
+                out[1] = LOST;
+                u64::from(path)
+            }
         };
         out[10..18].copy_from_slice(&nonce.to_be_bytes());
         let tag = hmac::sign(&self.send, &out[..MAC_AT]);
@@ -135,6 +146,9 @@ impl ProbeKeys {
             PONG => Some(Probe::Pong {
                 nonce,
                 observed: get_address(&packet[18..36])?,
+            }),
+            LOST => Some(Probe::Lost {
+                path: nonce.try_into().ok()?,
             }),
             _ => None,
         }
@@ -203,6 +217,17 @@ mod tests {
                 0xff, 0xff, 203, 0, 113, 9, 0x0f, 0xa1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
             ]
         );
+    }
+
+    #[test]
+    fn the_loss_of_a_path_is_told_with_its_id_in_place_of_a_nonce() {
+        let (client, server) = keys();
+        let lost = Probe::Lost { path: 0x0102_0304 };
+        let packet = client.seal(lost);
+        assert_eq!(server.open(&packet), Some(lost));
+        assert_eq!(packet[..2], [3, 3]);
+        assert_eq!(packet[10..18], [0, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(packet[18..48], [0; 30]);
     }
 
     proptest! {

@@ -23,6 +23,9 @@ pub(super) const MSS: usize = 1220;
 /// Bytes written and not yet acknowledged that a connection holds.
 pub(super) const SEND_BUFFER: u64 = 1 << 20;
 
+/// Bytes of them that need not have been sent yet: what nodes set on real sockets.
+pub(super) const UNSENT: u64 = 64 << 10;
+
 /// Bytes received and not yet read that a connection holds: the window it grants.
 pub(super) const RECEIVE_BUFFER: u64 = 1 << 20;
 
@@ -441,7 +444,9 @@ impl Sender {
     }
 
     fn room(&self) -> u64 {
-        SEND_BUFFER.saturating_sub(self.buffered)
+        let unsent = self.end - self.highest.max(self.una);
+        let room = UNSENT.saturating_sub(unsent);
+        room.min(SEND_BUFFER.saturating_sub(self.buffered))
     }
 
     fn is_idle(&self) -> bool {

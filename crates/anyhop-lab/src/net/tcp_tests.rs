@@ -211,7 +211,7 @@ async fn slow_reader_holds_the_writer_back() {
     while timeout(SEC, client.write_all(&chunk)).await.is_ok() {
         written += chunk.len() as u64;
     }
-    let held = tcp::SEND_BUFFER + tcp::RECEIVE_BUFFER;
+    let held = tcp::UNSENT + tcp::RECEIVE_BUFFER;
     assert!(written <= held, "{written} bytes in flight");
     assert!(written > held - 2 * chunk.len() as u64, "{written}");
     let mut sink = vec![0; 1_500_000];

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, FAMILY_RETRY,
-    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, LOOK_BACK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
+    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, LOOK_BACK, LOST_HOLD, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
     STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD,
     WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX, websocket_delay,
 };
@@ -17,6 +17,8 @@ use crate::{carrier::CarrierId, circuit::CircuitId};
 
 /// Pings that must stay unanswered before a path is dead: a late timer alone kills none.
 const DEAD_PINGS: u32 = 2;
+/// How often the peer is told that a path is dead.
+const TELL_LOST: u32 = 3;
 /// A path must be this much cheaper than the selected one to replace it, in percent.
 const SWITCH_GAIN: u32 = 20;
 /// What a circuit's round trip is charged on top of 1.5 times its length, so that a
@@ -119,6 +121,8 @@ pub enum Action {
     Revive(PathKey),
     /// Send new data on this path, keep the others as backups.
     Select(PathKey),
+    /// Tell the peer that this path is dead, over the selected one.
+    TellLost(PathKey),
     /// Close this path.
     Close(PathKey, CloseReason),
     /// Run a punch, then report with [`PathAgent::handle_punch_done`].
@@ -155,8 +159,18 @@ struct PathState {
     pings: u32,
     /// This host's network changed, and the path has not answered since.
     doubted: bool,
+    /// It does not answer, or the peer says that nothing comes back over it.
     dead: bool,
+    /// What it ran over is gone: it cannot come back.
     ended: bool,
+    /// Since when it has been dead or ended.
+    lost_since: Option<Instant>,
+    /// It was the selected path then: there may be data in flight on it.
+    was_selected: bool,
+    /// How often the peer was told.
+    told: u32,
+    /// When something last came in over it.
+    answered_at: Option<Instant>,
     closing: bool,
 }
 
@@ -214,11 +228,32 @@ impl PathState {
     }
 
     /// Answers whether it was dead until now.
-    fn answered(&mut self) -> bool {
+    fn answered(&mut self, now: Instant) -> bool {
+        self.answered_at = Some(now);
         self.unanswered_since = None;
         self.pings = 0;
         self.doubted = false;
+        if !self.ended {
+            self.lost_since = None;
+            self.told = 0;
+        }
         std::mem::take(&mut self.dead)
+    }
+
+    fn lose(&mut self, now: Instant, selected: bool) {
+        if self.lost_since.is_none() {
+            self.lost_since = Some(now);
+            self.was_selected = selected;
+        }
+    }
+
+    /// How long it stays open after it was lost.
+    fn hold(&self) -> Duration {
+        if self.was_selected {
+            LOST_HOLD
+        } else {
+            Duration::ZERO
+        }
     }
 }
 
@@ -388,11 +423,9 @@ impl PathAgent {
             let Some(path) = self.paths.get_mut(&sample.key) else {
                 continue;
             };
-            if sample.rx > path.rx {
+            if sample.rx > path.rx && path.alive() {
                 path.heard = Some(now);
-                if path.answered() {
-                    self.actions.push_back(Action::Revive(sample.key));
-                }
+                path.answered(now);
                 self.busy = true;
             } else if sample.tx > path.tx {
                 path.unanswered_since.get_or_insert(now);
@@ -410,12 +443,46 @@ impl PathAgent {
 
     /// A ping on this path was answered.
     pub fn handle_pong(&mut self, now: Instant, key: PathKey) {
+        self.revive(now, key);
+    }
+
+    /// The peer's packets of this path come from another address of the same kind: it moved,
+    /// and is heard.
+    pub fn handle_moved(&mut self, now: Instant, key: PathKey) {
+        self.revive(now, key);
+    }
+
+    fn revive(&mut self, now: Instant, key: PathKey) {
         if let Some(path) = self.paths.get_mut(&key) {
-            if path.answered() {
+            if path.answered(now) {
                 self.actions.push_back(Action::Revive(key));
             }
             self.decide(now);
         }
+    }
+
+    /// The peer says that nothing comes back to it over this path.
+    pub fn handle_peer_lost(&mut self, now: Instant, key: PathKey) {
+        let selected = self.selected == Some(key);
+        let Some(path) = self.paths.get_mut(&key).filter(|p| p.alive()) else {
+            return;
+        };
+        path.dead = true;
+        path.heard = None;
+        path.lose(now, selected);
+        // The peer knows.
+        path.told = TELL_LOST;
+        path.unanswered_since.get_or_insert(now);
+        path.pings = DEAD_PINGS;
+        self.busy = true;
+        self.actions.push_back(Action::Ping(key));
+        self.decide(now);
+    }
+
+    /// Whether a path is open and neither dead nor without what it ran over.
+    #[must_use]
+    pub fn alive(&self, key: PathKey) -> bool {
+        self.paths.get(&key).is_some_and(PathState::alive)
     }
 
     /// This host's addresses, interfaces or routes changed; `online` tells whether it has a
@@ -455,18 +522,12 @@ impl PathAgent {
 
     /// The circuit below a path was torn down.
     pub fn handle_circuit_ended(&mut self, now: Instant, circuit: CircuitId) {
-        for path in self.paths.values_mut() {
-            path.ended |= path.route == Route::Circuit(circuit);
-        }
-        self.decide(now);
+        self.ended(now, Route::Circuit(circuit));
     }
 
     /// The WebSocket below a path was closed.
     pub fn handle_websocket_ended(&mut self, now: Instant, carrier: CarrierId) {
-        for path in self.paths.values_mut() {
-            path.ended |= path.route == Route::WebSocket(carrier);
-        }
-        self.decide(now);
+        self.ended(now, Route::WebSocket(carrier));
     }
 
     /// The punch asked for has ended; its path, if any, was reported before.
@@ -554,9 +615,23 @@ impl PathAgent {
                 doubted: false,
                 dead: false,
                 ended: false,
+                lost_since: None,
+                was_selected: false,
+                told: 0,
+                answered_at: None,
                 closing: false,
             },
         );
+    }
+
+    fn ended(&mut self, now: Instant, route: Route) {
+        for (key, path) in &mut self.paths {
+            if path.route == route {
+                path.ended = true;
+                path.lose(now, self.selected == Some(*key));
+            }
+        }
+        self.decide(now);
     }
 
     fn lost(&mut self, now: Instant, path: &PathState) {
@@ -595,6 +670,7 @@ impl PathAgent {
             let silent = now.saturating_duration_since(since);
             if silent >= path.dead_after() && path.pings >= DEAD_PINGS {
                 path.dead = true;
+                path.lose(now, self.selected == Some(*key));
             }
             if silent >= path.suspect_after() {
                 path.pings += 1;
@@ -605,7 +681,8 @@ impl PathAgent {
 
     fn decide(&mut self, now: Instant) {
         self.select();
-        self.close_dead();
+        self.tell_lost();
+        self.close_dead(now);
         self.track_stall(now);
         self.watch_direct(now);
         if self.role == Role::Client {
@@ -635,13 +712,36 @@ impl PathAgent {
         }
     }
 
-    /// Closes what is dead, as long as something lives.
-    fn close_dead(&mut self) {
-        if self.offline || !self.paths.values().any(PathState::alive) {
+    /// Has the peer hear of each dead path a few times, since that may be lost too.
+    fn tell_lost(&mut self) {
+        if self.offline || !self.selected.is_some_and(|key| self.alive(key)) {
             return;
         }
         for (key, path) in &mut self.paths {
-            if path.alive() || path.closing {
+            if !path.alive() && !path.closing && path.told < TELL_LOST {
+                path.told += 1;
+                self.actions.push_back(Action::TellLost(*key));
+            }
+        }
+    }
+
+    /// Closes what has been lost for [`LOST_HOLD`], or at once what carried nothing, when another path has answered since:
+    /// two that died of one thing must not each be closed for the other's sake, by one side
+    /// each.
+    fn close_dead(&mut self, now: Instant) {
+        if self.offline {
+            return;
+        }
+        let alive = self.paths.values().filter(|p| p.alive());
+        let Some(answered) = alive.filter_map(|p| p.answered_at).max() else {
+            return;
+        };
+        for (key, path) in &mut self.paths {
+            let Some(since) = path.lost_since.filter(|_| !path.alive()) else {
+                continue;
+            };
+            let held = now.saturating_duration_since(since) >= path.hold();
+            if path.closing || !held || answered <= since {
                 continue;
             }
             path.closing = true;

@@ -21,10 +21,12 @@
 //! no direct path over UDP has lived for a while, by either side, and closed again when
 //! one has held for [`WEBSOCKET_HOLD`].
 //!
-//! **Failure**: a path whose pings stay unanswered is closed, and the engine resends its
-//! data on the others (noq does not fail over by itself). The last path is never closed:
-//! the client looks for a circuit, and when nothing lives for [`GIVE_UP`] the session
-//! ends with that reason.
+//! **Failure**: a path whose pings stay unanswered is dead; so is one that the peer calls
+//! dead. It is not used any more and its packets are diverted to the selected path, by which
+//! the engine learns what to resend (noq does not fail over by itself). After [`LOST_HOLD`] it
+//! is closed, if another has answered meanwhile. The last path is never closed: the client
+//! looks for a circuit, and when nothing lives for [`GIVE_UP`] the session ends with that
+//! reason.
 //!
 //! **Moving**: when this host's network changes, every path is pinged at once and has less
 //! time to answer, and what waited for a later attempt is tried now. While the host has no
@@ -56,6 +58,10 @@ pub const DEAD_AFTER: Duration = Duration::from_millis(700);
 /// After this host's network changed, a path that does not answer is dead after this long,
 /// or three round trips.
 pub const DEAD_AFTER_CHANGE: Duration = Duration::from_millis(350);
+/// How long a dead path stays open: it may come back, and its packets take another one
+/// meanwhile, so that the engine finds out what was lost on it. Three times the longest wait
+/// between two of the engine's probes.
+pub const LOST_HOLD: Duration = Duration::from_secs(3);
 /// A session without any live path ends after this long. Time in which this host has no
 /// network does not count.
 pub const GIVE_UP: Duration = Duration::from_secs(15);

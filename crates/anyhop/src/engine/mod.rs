@@ -2,11 +2,14 @@
 //! out.
 
 mod aux;
+mod divert;
 mod mux;
+mod reset;
 mod tls;
 
 use std::{
     net::SocketAddr,
+    ops::Deref,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,9 +23,10 @@ use noq::{
 use rand::RngExt;
 
 pub(crate) use aux::{AuxSet, Pin};
+pub(crate) use divert::Diversions;
 pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 pub(crate) use noq::{
-    Connection, ConnectionError, Incoming, Path, PathError, PathEvent, PathEvents, PathId,
+    ConnectionError, Path, PathError, PathEvent, PathEvents, PathId,
     PathStatus, ReadError, RecvStream, SendStream, VarInt as Code, WriteError,
 };
 
@@ -34,7 +38,10 @@ use crate::{KEEP_ALIVE, Limits, StartError};
 const MAX_IDLE: Duration = Duration::from_secs(25);
 /// Paths of one connection at once, closing ones included. Each costs five connection ids
 /// on both sides from the start, about 1 KiB.
-const MAX_PATHS: u32 = 6;
+const MAX_PATHS: u32 = 8;
+/// Not used to find paths: what this extension brings is that both sides take a path's
+/// packets from other addresses too; see [`divert`].
+const NAT_TRAVERSAL_ADDRESSES: u8 = 1;
 /// Receive window of one stream. noq 1.4.0 aborts streams with "too many gaps" above
 /// 2.4 MB (pinned by a test in `tests/`).
 const STREAM_WINDOW: u32 = 2_400_000;
@@ -73,6 +80,45 @@ pub(crate) enum ConnectError {
     Failed(String),
 }
 
+/// A connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    quic: noq::Connection,
+    /// Where the packets of its dead paths go.
+    pub(crate) diversions: Arc<Diversions>,
+}
+
+impl Deref for Connection {
+    type Target = noq::Connection;
+
+    fn deref(&self) -> &noq::Connection {
+        &self.quic
+    }
+}
+
+/// A handshake of somebody else.
+#[derive(Debug)]
+pub(crate) struct Incoming(noq::Incoming);
+
+impl Incoming {
+    /// Tells the other side that it is not taken.
+    pub(crate) fn refuse(self) {
+        self.0.refuse();
+    }
+
+    /// Has the other side prove its address first, if it has not.
+    pub(crate) fn ask_for_proof(self) -> Result<(), Self> {
+        self.0.retry().map_err(|e| Self(e.into_incoming()))
+    }
+
+    /// Completes the handshake.
+    pub(crate) async fn complete(self) -> Result<Connection, ConnectionError> {
+        let (connecting, diversions) = Diversions::of_new(|| self.0.accept());
+        let quic = connecting?.await?;
+        Ok(Connection { quic, diversions })
+    }
+}
+
 /// The endpoint of one node.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -98,7 +144,9 @@ impl Engine {
             .transport_config(Arc::clone(&transport))
             .max_incoming(limits.max_handshakes)
             .incoming_buffer_size(64 * 1024);
-        let mut config = EndpointConfig::default();
+        let reset = reset::Keys::new(keypair)?;
+        let mut config = EndpointConfig::new(Arc::new(reset.tokens));
+        config.cid_generator(Arc::new(move || Box::new(reset.ids.clone())));
         // The fixed bit tells QUIC from our own packets.
         config.grease_quic_bit(false);
         let endpoint = noq::Endpoint::new_with_abstract_socket(
@@ -127,12 +175,10 @@ impl Engine {
         let mut config = noq::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::clone(&self.transport));
         // The server name is unused: the certificate is checked against the PeerId.
-        let connecting = self
-            .endpoint
-            .connect_with(config, addr, "anyhop")
-            .map_err(|e| failed(&e))?;
-        match connecting.await {
-            Ok(connection) if connection.is_multipath_enabled() => Ok(connection),
+        let (connecting, diversions) =
+            Diversions::of_new(|| self.endpoint.connect_with(config, addr, "anyhop"));
+        match connecting.map_err(|e| failed(&e))?.await {
+            Ok(quic) if quic.is_multipath_enabled() => Ok(Connection { quic, diversions }),
             Ok(connection) => {
                 connection.close(Code::from_u32(close::PROTOCOL), b"multipath is required");
                 Err(ConnectError::Failed(
@@ -145,7 +191,7 @@ impl Engine {
 
     /// The next handshake of somebody else; `None` once closed.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        self.endpoint.accept().await
+        self.endpoint.accept().await.map(Incoming)
     }
 
     /// This machine's network changed: connections forget which address they sent from, and
@@ -175,6 +221,12 @@ impl noq::NetworkChangeHint for PathsStay {
     }
 }
 
+/// The number that both sides know a path by.
+pub(crate) fn path_number(id: PathId) -> u32 {
+    // noq shows it and has no other way to tell.
+    id.to_string().parse().unwrap_or(u32::MAX)
+}
+
 fn transport_config(limits: &Limits) -> TransportConfig {
     let idle = IdleTimeout::try_from(MAX_IDLE).expect("25 s fits a QUIC idle timeout");
     let mut transport = TransportConfig::default();
@@ -187,6 +239,7 @@ fn transport_config(limits: &Limits) -> TransportConfig {
         .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
         .max_concurrent_multipath_paths(MAX_PATHS)
+        .max_remote_nat_traversal_addresses(NAT_TRAVERSAL_ADDRESSES)
         .default_path_keep_alive_interval(Some(KEEP_ALIVE))
         .default_path_max_idle_timeout(Some(MAX_IDLE))
         .send_observed_address_reports(true)

@@ -32,7 +32,7 @@ use anyhop_proto::{
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::aux::Pins;
+use super::{aux::Pins, divert::Diversions};
 use crate::{
     DropCount,
     carrier::{Batch, Carrier, Carriers},
@@ -696,6 +696,7 @@ impl AsyncUdpSocket for MuxSocket {
     fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
         Box::pin(MuxSender {
             fabric: Arc::clone(&self.fabric),
+            diversions: Diversions::of_sender(),
             scratch: Vec::new(),
             waiting: None,
         })
@@ -751,6 +752,7 @@ impl AsyncUdpSocket for MuxSocket {
 /// Sends for one connection of the engine.
 struct MuxSender {
     fabric: Arc<Fabric>,
+    diversions: Arc<Diversions>,
     /// Where headers are put in front of segments.
     scratch: Vec<u8>,
     /// Set while the socket's buffer is full.
@@ -765,8 +767,8 @@ impl fmt::Debug for MuxSender {
 
 impl MuxSender {
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(circuit) = CircuitId::from_address(&transmit.destination) else {
-            let destination = canonical(transmit.destination);
+        let destination = self.diversions.resolve(canonical(transmit.destination));
+        let Some(circuit) = CircuitId::from_address(&destination) else {
             let Some(outlet) = self.fabric.outlet(&destination) else {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
             };
@@ -792,9 +794,10 @@ impl MuxSender {
     }
 
     fn outlet_towards(&self, destination: &SocketAddr) -> Option<Outlet<'_>> {
-        let to = match CircuitId::from_address(destination) {
+        let to = self.diversions.resolve(canonical(*destination));
+        let to = match CircuitId::from_address(&to) {
             Some(circuit) => self.fabric.egress(circuit)?.0,
-            None => canonical(*destination),
+            None => to,
         };
         self.fabric.outlet(&to)
     }

@@ -76,11 +76,15 @@ impl Inner {
                 incoming.refuse();
                 continue;
             };
-            if places.available_permits() < limit / 2 && incoming.may_retry() {
-                // Fails only for an address that is proven already.
-                let _ = incoming.retry();
-                continue;
-            }
+            let incoming = if places.available_permits() < limit / 2 {
+                match incoming.ask_for_proof() {
+                    Ok(()) => continue,
+                    // It has proven its address already.
+                    Err(incoming) => incoming,
+                }
+            } else {
+                incoming
+            };
             let node = Arc::clone(&self);
             self.spawn(async move {
                 let _place = place;
@@ -96,7 +100,7 @@ impl Inner {
     /// Completes a stranger's handshake. Only its hello makes the connection a session:
     /// a dialler that raced several keeps one and says it there.
     async fn welcome(self: &Arc<Self>, incoming: engine::Incoming) -> Result<(), String> {
-        let quic = incoming.await.map_err(|e| e.to_string())?;
+        let quic = incoming.complete().await.map_err(|e| e.to_string())?;
         let peer = peer_of(&quic).ok_or("no PeerId in the certificate")?;
         let refuse = |code: u32, why: &str| {
             quic.close(Code::from_u32(code), why.as_bytes());

@@ -122,7 +122,7 @@ impl Inner {
         for port in udp.into_iter().chain(ws) {
             // Not cancelled on stop: the mapping is removed then.
             let keep = Arc::clone(self).keep_mapping(Arc::clone(&mapper), port);
-            self.tasks.spawn(keep);
+            self.spawn_unstopped(keep);
         }
     }
 

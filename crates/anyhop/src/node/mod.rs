@@ -49,6 +49,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
@@ -215,6 +216,8 @@ pub(crate) struct Inner {
     next_link: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Tells in a log which node of the process speaks.
+    span: tracing::Span,
 }
 
 impl Inner {
@@ -237,12 +240,17 @@ impl Inner {
     /// Runs a task until it ends or the node stops.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        self.spawn_unstopped(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = task => {}
             }
         });
+    }
+
+    /// Runs a task until it ends; a stopping node waits for that.
+    pub(crate) fn spawn_unstopped(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task.instrument(self.span.clone()));
     }
 
     pub(crate) fn emit(&self, event: Event) {

@@ -123,7 +123,7 @@ impl Inner {
         }
         self.session_changed.notify_waiters();
         // Not cancelled on stop: it ends with its connection, which the stop closes.
-        self.tasks.spawn(driver.run());
+        self.spawn_unstopped(driver.run());
         Some(conn)
     }
 

@@ -93,6 +93,7 @@ pub(super) fn start(
         next_link: AtomicU64::new(1),
         stop: CancellationToken::new(),
         tasks: TaskTracker::new(),
+        span: tracing::debug_span!("node", %me),
         config,
     });
     inner.spawn(Arc::clone(&inner).accept_connections());
@@ -108,7 +109,7 @@ pub(super) fn start(
     inner.keep_mappings();
     if inner.config.mdns {
         // Not cancelled on stop: it says goodbye first.
-        inner.tasks.spawn(Arc::clone(&inner).meet_local_peers());
+        inner.spawn_unstopped(Arc::clone(&inner).meet_local_peers());
     }
     for server in servers {
         inner.spawn(Arc::clone(&inner).serve_websockets(server));

@@ -4,6 +4,7 @@
 //! probes. It ends with the connection.
 
 mod climb;
+mod lost;
 mod websocket;
 
 use std::{
@@ -142,6 +143,8 @@ pub(crate) struct Driver {
     quick_ticks: u32,
     /// The link's addresses as the label table has them.
     published_link: Vec<SocketAddr>,
+    /// Where the packets of dead paths go.
+    diverted: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl Driver {
@@ -197,6 +200,7 @@ impl Driver {
             opening_found: false,
             quick_ticks: 0,
             published_link: Vec::new(),
+            diverted: Vec::new(),
         };
         driver.agent.set_families(&driver.network.borrow().families);
         if let Some(first) = driver.paths.get(&0) {
@@ -272,6 +276,7 @@ impl Driver {
             tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
+                Found::PeerLost(id) => self.peer_lost(id),
                 Found::SeenAt(addr) => self.seen_at(addr),
                 Found::PingedFrom(addr) => {
                     self.conn.shows_itself_at(addr);
@@ -292,7 +297,7 @@ impl Driver {
             self.join_websocket(carrier);
             return;
         }
-        if is_circuit(addr) || self.paths.values().any(|open| open.remote == addr) {
+        if is_circuit(addr) || self.path_at(addr).is_some() {
             return;
         }
         self.look_often();
@@ -308,8 +313,14 @@ impl Driver {
         paths.filter(|p| !is_virtual(&p.remote)).count()
     }
 
+    /// The open path that leads to an address.
+    fn path_at(&self, addr: SocketAddr) -> Option<PathKey> {
+        let found = self.paths.iter().find(|(_, open)| open.remote == addr);
+        found.map(|(key, _)| *key)
+    }
+
     fn answers_at(&mut self, addr: SocketAddr) {
-        let known = self.paths.values().any(|open| open.remote == addr);
+        let known = self.path_at(addr).is_some();
         if known || self.opening_found || self.conn.role != Role::Client {
             return;
         }
@@ -490,6 +501,7 @@ impl Driver {
                     }
                 }
                 Action::Select(_) => self.apply_selection(),
+                Action::TellLost(key) => self.tell_lost(key),
                 Action::Close(key, reason) => self.close_path(key, reason),
                 Action::Punch => self.start_round(),
                 Action::TryFamily(family) => self.try_family(family),
@@ -500,6 +512,7 @@ impl Driver {
                 Action::GiveUp => self.give_up(),
             }
         }
+        self.divert();
     }
 
     fn give_up(&self) {
@@ -626,13 +639,17 @@ impl Driver {
     /// Reads the engine's counters into the agent.
     fn sample(&mut self) {
         let mut samples = Vec::with_capacity(self.paths.len());
-        let mut gone = Vec::new();
+        let (mut gone, mut moved) = (Vec::new(), Vec::new());
         for (key, open) in &mut self.paths {
-            let Ok(remote) = open.path.remote_address() else {
+            let Ok(remote) = open.path.remote_address().map(canonical) else {
                 gone.push(open.id);
                 continue;
             };
-            open.remote = canonical(remote);
+            // What the peer diverts makes no other path of it.
+            if remote != open.remote && !is_virtual(&remote) && !is_virtual(&open.remote) {
+                open.remote = remote;
+                moved.push(*key);
+            }
             let stats = open.path.stats();
             (open.rtt, open.mtu) = (stats.rtt, stats.current_mtu);
             open.loss = stats.lost_packets as f64 / stats.sent_packets.max(1) as f64;
@@ -647,6 +664,9 @@ impl Driver {
             self.path_closed(id, "the engine closed it");
         }
         self.prune_pins();
+        for key in moved {
+            self.agent.handle_moved(now(), key);
+        }
         self.agent.handle_samples(now(), &samples);
         self.publish();
         let tick = if self.quick_ticks > 0 {

@@ -45,6 +45,8 @@ pub(super) enum Found {
     PingedFrom(SocketAddr),
     /// The peer answers at this address, which is no path yet.
     AnswersAt(SocketAddr),
+    /// The peer says that nothing comes back over the engine's path of this id.
+    PeerLost(u32),
     /// The attempt reached this address, from a socket of its own if there is a pin.
     Reached(SocketAddr, Option<Pin>),
     /// The attempt failed.
@@ -164,8 +166,14 @@ impl Probing {
             Some(Probe::Pong { nonce, observed }) => {
                 self.handle_pong(now, packet.from, nonce, observed)
             }
+            Some(Probe::Lost { path }) => vec![Found::PeerLost(path)],
             None => Vec::new(),
         }
+    }
+
+    /// Tells the peer over a living path that another is dead.
+    pub(super) fn tell_lost(&self, over: SocketAddr, path: u32) {
+        self.send(over, Probe::Lost { path });
     }
 
     /// Tells `waiting` when the peer's ping with this nonce comes in.

@@ -139,6 +139,11 @@ impl Driver {
         if self.conn.role == Role::Server {
             return self.attempt_succeeded(addr);
         }
+        if let Some(known) = self.path_at(addr) {
+            // One that was dead answers again.
+            self.agent.handle_pong(now(), known);
+            return self.attempt_succeeded(addr);
+        }
         let conn = Arc::clone(&self.conn);
         self.jobs
             .spawn(async move { Job::DirectPath(open_path(&conn, addr).await.map(|()| addr)) });
