@@ -8,29 +8,21 @@ use std::{
 };
 
 use super::{
-    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, DEAD_AFTER, DEAD_AFTER_CHANGE, FAMILY_RETRY,
-    FAMILY_RETRY_MAX, GIVE_UP, IDLE_TICK, LOOK_BACK, LOST_HOLD, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_DELAY,
-    STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_AFTER, WEBSOCKET_DEAD_AFTER, WEBSOCKET_HOLD,
-    WEBSOCKET_RETRY, WEBSOCKET_RETRY_MAX, websocket_delay,
+    ACTIVE_TICK, CIRCUIT_RETRY, CIRCUIT_RETRY_MAX, FAMILY_RETRY, FAMILY_RETRY_MAX, GIVE_UP,
+    IDLE_TICK, LOOK_BACK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_CHECK, STANDBY_DELAY,
+    STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_TICK, WEBSOCKET_HOLD, WEBSOCKET_RETRY,
+    WEBSOCKET_RETRY_MAX,
+    state::{self, PathState, Retry},
+    websocket_delay,
 };
 use crate::{carrier::CarrierId, circuit::CircuitId};
 
 /// Pings that must stay unanswered before a path is dead: a late timer alone kills none.
 const DEAD_PINGS: u32 = 2;
-/// How often the peer is told that a path is dead.
-const TELL_LOST: u32 = 3;
+/// A path that answered so recently is not asked again for the sake of another one.
+const RECENTLY: Duration = Duration::from_millis(300);
 /// A path must be this much cheaper than the selected one to replace it, in percent.
 const SWITCH_GAIN: u32 = 20;
-/// What a circuit's round trip is charged on top of 1.5 times its length, so that a
-/// direct path that is a little slower still relieves the relay.
-const CIRCUIT_SURCHARGE: Duration = Duration::from_millis(20);
-/// The same for a WebSocket on top of 1.25 times its round trip: below a circuit of the
-/// same length, above UDP, since one lost segment holds up everything behind it.
-const WEBSOCKET_SURCHARGE: Duration = Duration::from_millis(10);
-
-/// Stands for a round trip that no sample has told yet: worse than any real one.
-const UNMEASURED: Duration = Duration::from_secs(3600);
-
 /// The engine's number for a path of one connection.
 pub type PathKey = u32;
 
@@ -143,168 +135,6 @@ pub enum Action {
     LookBack,
     /// End the session: nothing has lived for [`GIVE_UP`].
     GiveUp,
-}
-
-#[derive(Debug)]
-struct PathState {
-    route: Route,
-    rtt: Duration,
-    min_rtt: Duration,
-    tx: u64,
-    rx: u64,
-    /// When traffic came in last, until its end has been looked into.
-    heard: Option<Instant>,
-    /// When traffic went out that nothing has answered since.
-    unanswered_since: Option<Instant>,
-    pings: u32,
-    /// This host's network changed, and the path has not answered since.
-    doubted: bool,
-    /// It does not answer, or the peer says that nothing comes back over it.
-    dead: bool,
-    /// What it ran over is gone: it cannot come back.
-    ended: bool,
-    /// Since when it has been dead or ended.
-    lost_since: Option<Instant>,
-    /// It was the selected path then: there may be data in flight on it.
-    was_selected: bool,
-    /// How often the peer was told.
-    told: u32,
-    /// When something last came in over it.
-    answered_at: Option<Instant>,
-    closing: bool,
-}
-
-impl PathState {
-    fn dead_after(&self) -> Duration {
-        if self.doubted {
-            return DEAD_AFTER_CHANGE.max(self.rtt * 3);
-        }
-        let least = match self.route {
-            // TCP resends by itself before it goes on.
-            Route::WebSocket(_) => WEBSOCKET_DEAD_AFTER,
-            Route::Direct(_) | Route::Circuit(_) => DEAD_AFTER,
-        };
-        least.max(self.rtt * 4)
-    }
-
-    /// Whether what came in has ended: by the peer's will, or because the path is dead. One
-    /// who only receives sends nothing that could stay unanswered.
-    fn has_gone_quiet(&mut self, now: Instant) -> bool {
-        let after = self.suspect_after();
-        let quiet = |at: &mut Instant| now.saturating_duration_since(*at) >= after;
-        self.heard.take_if(quiet).is_some()
-    }
-
-    fn suspect_after(&self) -> Duration {
-        if self.doubted {
-            Duration::ZERO
-        } else {
-            SUSPECT_AFTER.max(self.rtt * 2).min(DEAD_AFTER)
-        }
-    }
-
-    fn cost(&self) -> Duration {
-        match self.route {
-            Route::Direct(_) => self.min_rtt,
-            Route::WebSocket(_) => self.min_rtt * 5 / 4 + WEBSOCKET_SURCHARGE,
-            Route::Circuit(_) => self.min_rtt * 3 / 2 + CIRCUIT_SURCHARGE,
-        }
-    }
-
-    fn is_direct(&self) -> bool {
-        matches!(self.route, Route::Direct(_))
-    }
-
-    fn is_circuit(&self) -> bool {
-        matches!(self.route, Route::Circuit(_))
-    }
-
-    fn is_websocket(&self) -> bool {
-        matches!(self.route, Route::WebSocket(_))
-    }
-
-    fn alive(&self) -> bool {
-        !self.dead && !self.ended
-    }
-
-    /// Answers whether it was dead until now.
-    fn answered(&mut self, now: Instant) -> bool {
-        self.answered_at = Some(now);
-        self.unanswered_since = None;
-        self.pings = 0;
-        self.doubted = false;
-        if !self.ended {
-            self.lost_since = None;
-            self.told = 0;
-        }
-        std::mem::take(&mut self.dead)
-    }
-
-    fn lose(&mut self, now: Instant, selected: bool) {
-        if self.lost_since.is_none() {
-            self.lost_since = Some(now);
-            self.was_selected = selected;
-        }
-    }
-
-    /// How long it stays open after it was lost.
-    fn hold(&self) -> Duration {
-        if self.was_selected {
-            LOST_HOLD
-        } else {
-            Duration::ZERO
-        }
-    }
-}
-
-/// When something that failed is tried again.
-#[derive(Debug)]
-struct Retry {
-    first: Duration,
-    max: Duration,
-    failures: u32,
-    next: Option<Instant>,
-    running: bool,
-}
-
-impl Retry {
-    fn new(first: Duration, max: Duration) -> Self {
-        Self {
-            first,
-            max,
-            failures: 0,
-            next: None,
-            running: false,
-        }
-    }
-
-    /// Whether to start now; the caller then starts it.
-    fn start(&mut self, now: Instant) -> bool {
-        let due = !self.running && self.next.is_none_or(|at| at <= now);
-        self.running |= due;
-        due
-    }
-
-    fn done(&mut self, now: Instant, success: bool) {
-        self.running = false;
-        if success {
-            self.failures = 0;
-            self.next = Some(now + self.first);
-        } else {
-            let wait = self.first * 2_u32.saturating_pow(self.failures.min(16));
-            self.failures += 1;
-            self.next = Some(now + wait.min(self.max));
-        }
-    }
-
-    fn planned(&self) -> Option<Instant> {
-        self.next.filter(|_| !self.running)
-    }
-
-    fn reset(&mut self) {
-        self.failures = 0;
-        self.next = None;
-    }
 }
 
 /// Decides about the paths of one connection; see the [module](super).
@@ -471,7 +301,7 @@ impl PathAgent {
         path.heard = None;
         path.lose(now, selected);
         // The peer knows.
-        path.told = TELL_LOST;
+        path.told = state::TELL_LOST;
         path.unanswered_since.get_or_insert(now);
         path.pings = DEAD_PINGS;
         self.busy = true;
@@ -502,11 +332,17 @@ impl PathAgent {
         self.family.reset();
         for (key, path) in &mut self.paths {
             path.doubted = true;
-            path.unanswered_since = Some(now);
-            path.pings = 1;
+            path.suspect(now);
             self.actions.push_back(Action::Ping(*key));
         }
         self.decide(now);
+    }
+
+    /// Somebody has reason to believe that what runs over the direct paths and WebSockets is
+    /// lost: they are pinged.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        self.doubt(now, |path| !path.is_circuit());
+        self.busy = true;
     }
 
     /// The IP families this host has addresses of, loopback left out.
@@ -593,7 +429,9 @@ impl PathAgent {
     /// How long until counters are to be read again.
     #[must_use]
     pub fn tick(&self) -> Duration {
-        if self.busy || self.stalled() {
+        if self.paths.values().any(|p| p.alive() && p.pings > 0) {
+            SUSPECT_TICK
+        } else if self.busy || self.stalled() {
             ACTIVE_TICK
         } else {
             IDLE_TICK
@@ -601,27 +439,7 @@ impl PathAgent {
     }
 
     fn insert(&mut self, key: PathKey, route: Route) {
-        self.paths.insert(
-            key,
-            PathState {
-                route,
-                rtt: Duration::from_millis(100),
-                min_rtt: UNMEASURED,
-                tx: 0,
-                rx: 0,
-                heard: None,
-                unanswered_since: None,
-                pings: 0,
-                doubted: false,
-                dead: false,
-                ended: false,
-                lost_since: None,
-                was_selected: false,
-                told: 0,
-                answered_at: None,
-                closing: false,
-            },
-        );
+        self.paths.insert(key, PathState::new(route));
     }
 
     fn ended(&mut self, now: Instant, route: Route) {
@@ -659,10 +477,11 @@ impl PathAgent {
 
     fn check_liveness(&mut self, now: Instant) {
         for (key, path) in &mut self.paths {
+            let selected = self.selected == Some(*key);
             let Some(since) = path.unanswered_since else {
-                if self.selected == Some(*key) && path.has_gone_quiet(now) {
-                    path.unanswered_since = Some(now);
-                    path.pings = 1;
+                let unknown = self.busy && !path.answered_within(now, STANDBY_CHECK);
+                if (selected && path.has_gone_quiet(now)) || (!selected && unknown) {
+                    path.suspect(now);
                     self.actions.push_back(Action::Ping(*key));
                 }
                 continue;
@@ -670,10 +489,30 @@ impl PathAgent {
             let silent = now.saturating_duration_since(since);
             if silent >= path.dead_after() && path.pings >= DEAD_PINGS {
                 path.dead = true;
-                path.lose(now, self.selected == Some(*key));
+                path.lose(now, selected);
             }
-            if silent >= path.suspect_after() {
-                path.pings += 1;
+            if silent >= path.suspect_after() && path.ping_due(now) {
+                self.actions.push_back(Action::Ping(*key));
+            }
+        }
+        self.doubt_all(now);
+    }
+
+    /// What makes the selected path suspect may have hit the others too: one that answers is
+    /// known by the time that it is needed.
+    fn doubt_all(&mut self, now: Instant) {
+        let selected = self.selected.and_then(|key| self.paths.get(&key));
+        if selected.is_none_or(|p| p.pings == 0) {
+            return;
+        }
+        self.doubt(now, PathState::alive);
+    }
+
+    fn doubt(&mut self, now: Instant, which: impl Fn(&PathState) -> bool) {
+        for (key, path) in &mut self.paths {
+            let asked = path.unanswered_since.is_some() || path.answered_within(now, RECENTLY);
+            if which(path) && !asked {
+                path.suspect(now);
                 self.actions.push_back(Action::Ping(*key));
             }
         }
@@ -681,7 +520,7 @@ impl PathAgent {
 
     fn decide(&mut self, now: Instant) {
         self.select();
-        self.tell_lost();
+        self.tell_lost(now);
         self.close_dead(now);
         self.track_stall(now);
         self.watch_direct(now);
@@ -713,19 +552,18 @@ impl PathAgent {
     }
 
     /// Has the peer hear of each dead path a few times, since that may be lost too.
-    fn tell_lost(&mut self) {
+    fn tell_lost(&mut self, now: Instant) {
         if self.offline || !self.selected.is_some_and(|key| self.alive(key)) {
             return;
         }
         for (key, path) in &mut self.paths {
-            if !path.alive() && !path.closing && path.told < TELL_LOST {
-                path.told += 1;
+            if !path.closing && path.tell_due(now) {
                 self.actions.push_back(Action::TellLost(*key));
             }
         }
     }
 
-    /// Closes what has been lost for [`LOST_HOLD`], or at once what carried nothing, when another path has answered since:
+    /// Closes what has been lost for [`LOST_HOLD`](super::LOST_HOLD), or at once what carried nothing, when another path has answered since:
     /// two that died of one thing must not each be closed for the other's sake, by one side
     /// each.
     fn close_dead(&mut self, now: Instant) {

@@ -10,7 +10,7 @@
 //! **Steady state**: the cheapest live path is selected, a circuit stays open below a
 //! direct path as standby. Traffic that goes out and brings nothing back makes a path
 //! suspect; suspect paths are pinged, since QUIC acknowledgements may come back over
-//! another path and prove nothing. A session with a direct path over one IP family looks
+//! another path and prove nothing. With the selected path all are pinged. A session with a direct path over one IP family looks
 //! for another over the other, so that losing one family loses nothing; both sides ask, and
 //! so open what filters are between them.
 //!
@@ -37,6 +37,7 @@ mod agent;
 pub mod ladder;
 mod offer;
 mod punch;
+mod state;
 
 pub use agent::{Action, CloseReason, Family, PathAgent, PathKey, Role, Route, Sample};
 pub use ladder::{Ladder, PingBudget, Step, Technique};
@@ -52,9 +53,10 @@ pub use punch::{
 use std::time::Duration;
 
 /// A path with unanswered traffic is pinged after this long, or two round trips.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(250);
-/// A path with unanswered pings is dead after this long, or four round trips.
-pub const DEAD_AFTER: Duration = Duration::from_millis(700);
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(150);
+/// A path with unanswered pings is dead after this long, or three round trips. Not much: one
+/// that is called dead by mistake is taken back by its next answer.
+pub const DEAD_AFTER: Duration = Duration::from_millis(500);
 /// After this host's network changed, a path that does not answer is dead after this long,
 /// or three round trips.
 pub const DEAD_AFTER_CHANGE: Duration = Duration::from_millis(350);
@@ -67,6 +69,11 @@ pub const LOST_HOLD: Duration = Duration::from_secs(3);
 pub const GIVE_UP: Duration = Duration::from_secs(15);
 /// How often counters are read while there is traffic.
 pub const ACTIVE_TICK: Duration = Duration::from_millis(200);
+/// How often while a path is suspect.
+pub const SUSPECT_TICK: Duration = Duration::from_millis(50);
+/// While there is traffic, a path beside the selected one is pinged when it has not answered
+/// for this long: a standby that is not known to live is none.
+pub const STANDBY_CHECK: Duration = Duration::from_secs(2);
 /// How often counters are read on a silent session: the delay before the death of an
 /// idle path can be noticed.
 pub const IDLE_TICK: Duration = Duration::from_secs(1);
@@ -91,7 +98,7 @@ pub const STANDBY_DELAY: Duration = Duration::from_secs(2);
 pub const STANDBY_RETRY: Duration = Duration::from_secs(10);
 /// Longest wait between attempts to open a second circuit.
 pub const STANDBY_RETRY_MAX: Duration = Duration::from_secs(300);
-/// A path over a WebSocket with unanswered pings is dead after this long, or four round
+/// A path over a WebSocket with unanswered pings is dead after this long, or three round
 /// trips.
 pub const WEBSOCKET_DEAD_AFTER: Duration = Duration::from_secs(1);
 /// A WebSocket is closed when a direct path over UDP has been selected for this long.

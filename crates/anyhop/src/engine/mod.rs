@@ -26,8 +26,8 @@ pub(crate) use aux::{AuxSet, Pin};
 pub(crate) use divert::Diversions;
 pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 pub(crate) use noq::{
-    ConnectionError, Path, PathError, PathEvent, PathEvents, PathId,
-    PathStatus, ReadError, RecvStream, SendStream, VarInt as Code, WriteError,
+    ConnectionError, Path, PathError, PathEvent, PathEvents, PathId, PathStatus, ReadError,
+    RecvStream, SendStream, VarInt as Code, WriteError,
 };
 
 use crate::{KEEP_ALIVE, Limits, StartError};

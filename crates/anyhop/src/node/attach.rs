@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop_base::{Endpoint, PeerAddr, PeerId};
+use anyhop_base::{Endpoint, PeerId};
 use anyhop_proto::control::{Attached, MAX_CONTROL_FRAME};
 use tokio::time::Instant;
 
@@ -21,18 +21,19 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_secs(30);
 
 impl Inner {
-    /// Keeps a link to a bootstrap peer and, if it relays, an attachment.
-    pub(super) async fn keep_attached(self: Arc<Self>, bootstrap: PeerAddr) {
+    /// Keeps a link to a bootstrap peer, known at these addresses, and an attachment if it
+    /// relays.
+    pub(super) async fn keep_attached(self: Arc<Self>, peer: PeerId, addresses: Vec<Endpoint>) {
         let mut wait = RETRY;
         loop {
             let started = Instant::now();
-            match self.connect_quietly(bootstrap.peer).await {
-                Ok(conn) => self.stay_attached(&conn, bootstrap.addr).await,
+            match self.connect_quietly(peer).await {
+                Ok(conn) => self.stay_attached(&conn, addresses.clone()).await,
                 Err(e @ DialError::WrongPeer { .. }) => {
                     tracing::warn!(error = %e, "bootstrap peer not reached: check its address");
                 }
                 Err(e) => {
-                    tracing::info!(peer = %bootstrap.peer, error = %e, "bootstrap peer not reached");
+                    tracing::info!(%peer, error = %e, "bootstrap peer not reached");
                 }
             }
             if started.elapsed() >= STABLE {
@@ -47,8 +48,8 @@ impl Inner {
     }
 
     /// Attaches and waits until the session is lost.
-    async fn stay_attached(&self, conn: &Conn, addr: Endpoint) {
-        if let Err(e) = self.attach(conn, vec![addr]).await {
+    async fn stay_attached(&self, conn: &Conn, addresses: Vec<Endpoint>) {
+        if let Err(e) = self.attach(conn, addresses).await {
             tracing::debug!(peer = %conn.peer, error = %e, "not attached");
         }
         self.set_attachment(conn.peer, None);

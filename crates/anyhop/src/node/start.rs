@@ -1,11 +1,12 @@
 //! Bringing a node up: sockets, engine, and the tasks that live as long as it does.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
-use anyhop_base::Keypair;
+use anyhop_base::{Endpoint, Keypair, PeerId};
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
     nat::Family,
@@ -117,10 +118,13 @@ pub(super) fn start(
     for bootstrap in &inner.config.bootstrap {
         inner.remember(bootstrap.peer, bootstrap.addr);
     }
-    for bootstrap in inner.config.bootstrap.clone() {
-        if bootstrap.peer != me {
-            inner.spawn(Arc::clone(&inner).keep_attached(bootstrap));
-        }
+    let mut bootstraps: BTreeMap<PeerId, Vec<Endpoint>> = BTreeMap::new();
+    for bootstrap in inner.config.bootstrap.iter().filter(|b| b.peer != me) {
+        let known = bootstraps.entry(bootstrap.peer).or_default();
+        known.push(bootstrap.addr);
+    }
+    for (peer, addresses) in bootstraps {
+        inner.spawn(Arc::clone(&inner).keep_attached(peer, addresses));
     }
     Ok(inner)
 }

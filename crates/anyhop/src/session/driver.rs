@@ -375,8 +375,11 @@ impl Driver {
         }
     }
 
-    /// Lets the peer hear from wherever our NAT sends from now.
+    /// A circuit over this link fell silent. Lets the peer hear from wherever our NAT sends
+    /// from now, and finds out whether the link lives.
     fn speak_up(&mut self) {
+        self.agent.handle_doubt(now());
+        self.look_often();
         for (key, open) in &self.paths {
             if !is_circuit(open.remote) {
                 self.probing.ping(*key, open.remote);

@@ -47,7 +47,10 @@ impl Driver {
         let Some(over) = selected.and_then(|key| self.paths.get(&key)) else {
             return Vec::new();
         };
-        let dead = self.paths.iter().filter(|(key, _)| !self.agent.alive(**key));
+        let dead = self
+            .paths
+            .iter()
+            .filter(|(key, _)| !self.agent.alive(**key));
         dead.map(|(_, open)| (open.remote, over.remote))
             .filter(|(from, to)| from != to)
             .collect()
