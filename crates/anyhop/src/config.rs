@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use anyhop_base::{NetworkName, PeerAddr};
+use anyhop_proto::network::swarm::KeyRing;
 
 use crate::{Proxies, Site};
 
@@ -12,6 +13,9 @@ use crate::{Proxies, Site};
 pub struct Config {
     /// The network this node lives in; nodes of different networks never speak.
     pub network: NetworkName,
+    /// The swarm keys of a private network. Whoever has none of them gets no answer from
+    /// this node, not even that it is there. `None` for a public network.
+    pub swarm: Option<KeyRing>,
     /// UDP addresses to listen on: at most one IPv4 and one IPv6, port 0 for any.
     /// Empty: one of each on all interfaces, on any port.
     pub listen: Vec<SocketAddr>,
@@ -59,6 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             network: NetworkName::default(),
+            swarm: None,
             listen: Vec::new(),
             websocket: WebSocketConfig::default(),
             bootstrap: Vec::new(),

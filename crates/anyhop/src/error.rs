@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhop_base::{Endpoint, PeerId};
+use anyhop_base::{Endpoint, NetworkName, PeerId};
 use anyhop_proto::circuit::Refusal;
 use thiserror::Error;
 
@@ -63,6 +63,11 @@ pub enum StartError {
     #[error("cannot set up the session engine: {0}")]
     Engine(String),
 }
+
+/// A node of a public network has no swarm keys to replace.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("network {0} is public here: a node gets swarm keys when it starts, or never")]
+pub struct NoSwarmKey(pub NetworkName);
 
 /// One way of reaching a peer that was tried, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -40,14 +40,17 @@ mod session;
 mod stream;
 
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
+pub use anyhop_proto::network::swarm::{
+    Epoch, KeyRing, MadeUnder, Standing, SwarmKey, SwarmKeyTextError,
+};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
     Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,
     RelayConfig, WebSocketConfig, WebSocketTls,
 };
 pub use error::{
-    Attempt, DialError, ErrorKind, MessageError, NoRouteReason, ProtocolTaken, Refused, StartError,
-    StreamError,
+    Attempt, DialError, ErrorKind, MessageError, NoRouteReason, NoSwarmKey, ProtocolTaken, Refused,
+    StartError, StreamError,
 };
 pub use explain::{
     CandidateInfo, CandidateLists, CandidateSource, DialFailure, Explanation, PeerState,

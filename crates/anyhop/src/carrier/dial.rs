@@ -25,12 +25,14 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     CarrierUse, Carriers, PATH, Proxies, Proxy, SUBPROTOCOL,
+    pass::show_pass,
     pump::Upgraded,
     serve::{answer_to_key, lists, upgraded},
     tls,
 };
 use crate::{
     StartError,
+    engine::Swarm,
     net::{BoxStream, Host},
 };
 
@@ -53,6 +55,8 @@ pub(crate) struct Dialer {
     carriers: Arc<Carriers>,
     proxies: Proxies,
     tls: TlsConnector,
+    /// In a private network.
+    swarm: Option<Arc<Swarm>>,
 }
 
 impl Dialer {
@@ -60,12 +64,14 @@ impl Dialer {
         host: Arc<dyn Host>,
         carriers: Arc<Carriers>,
         proxies: Proxies,
+        swarm: Option<Arc<Swarm>>,
     ) -> Result<Self, StartError> {
         Ok(Self {
             host,
             carriers,
             proxies,
             tls: TlsConnector::from(Arc::new(tls::client()?)),
+            swarm,
         })
     }
 
@@ -101,7 +107,7 @@ impl Dialer {
         } else {
             stream
         };
-        upgrade(stream, addr).await
+        upgrade(stream, addr, self.swarm.as_deref()).await
     }
 
     async fn tcp(&self, addr: SocketAddr) -> Result<BoxStream, String> {
@@ -168,9 +174,13 @@ impl Dialer {
 }
 
 /// Turns a connection into a WebSocket (RFC 6455 section 4.1).
-async fn upgrade(stream: BoxStream, addr: SocketAddr) -> Result<Upgraded, String> {
+async fn upgrade(
+    stream: BoxStream,
+    addr: SocketAddr,
+    swarm: Option<&Swarm>,
+) -> Result<Upgraded, String> {
     let key = BASE64_STANDARD.encode(rand::rng().random::<[u8; 16]>());
-    let request = Request::get(PATH)
+    let mut request = Request::get(PATH)
         .header(HOST, addr.to_string())
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "websocket")
@@ -179,17 +189,27 @@ async fn upgrade(stream: BoxStream, addr: SocketAddr) -> Result<Upgraded, String
         .header(SEC_WEBSOCKET_KEY, &key)
         .body(Empty::new())
         .map_err(|e| format!("WebSocket request: {e}"))?;
+    if let Some(swarm) = swarm {
+        show_pass(request.headers_mut(), swarm);
+    }
     let accept = answer_to_key(&key);
-    exchange(stream, request, |response| check(response, &accept))
-        .await
-        .map_err(|e| format!("{addr}: {e}"))
+    exchange(stream, request, |response| {
+        check(response, &accept, swarm.is_some())
+    })
+    .await
+    .map_err(|e| format!("{addr}: {e}"))
 }
 
-fn check<B>(response: &Response<B>, accept: &str) -> Result<(), String> {
+fn check<B>(response: &Response<B>, accept: &str, private: bool) -> Result<(), String> {
     let status = response.status();
     if status != StatusCode::SWITCHING_PROTOCOLS {
+        let or = if private {
+            ", or one of a network with another swarm key"
+        } else {
+            ""
+        };
         return Err(format!(
-            "a web server without Anyhop's WebSocket answers there (HTTP {status})"
+            "a web server without Anyhop's WebSocket{or} answers there (HTTP {status})"
         ));
     }
     let headers = response.headers();

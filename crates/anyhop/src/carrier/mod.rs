@@ -27,6 +27,7 @@
 
 mod dial;
 mod limit;
+mod pass;
 mod proxy;
 mod pump;
 mod serve;

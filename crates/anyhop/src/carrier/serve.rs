@@ -4,7 +4,8 @@
 //! Whoever connects is a stranger until a session's handshake inside the WebSocket proves
 //! a key. Each connection has a [place](super::limit), a time for its TLS handshake, a
 //! time and a size for each request's head, and a time for its whole visit; only an
-//! upgraded one stays, as long as a session uses it.
+//! upgraded one stays, as long as a session uses it. In a private network the WebSocket is
+//! there only for requests that show a [pass](super::pass) of its swarm key.
 
 use std::{
     convert::Infallible,
@@ -38,11 +39,13 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     Carriers, PATH, SUBPROTOCOL, Site,
     limit::{Place, Places},
+    pass::shows_pass,
     pump::Upgraded,
     tls,
 };
 use crate::{
     StartError, WebSocketConfig, WebSocketTls,
+    engine::Swarm,
     net::{BoxStream, Host, StreamListener},
 };
 
@@ -70,6 +73,7 @@ pub(crate) struct Server {
     addr: SocketAddr,
     tls: Option<TlsAcceptor>,
     site: Arc<Site>,
+    swarm: Option<Arc<Swarm>>,
     places: Arc<Places>,
 }
 
@@ -79,6 +83,7 @@ pub(crate) struct Visitor {
     remote: SocketAddr,
     tls: Option<TlsAcceptor>,
     site: Arc<Site>,
+    swarm: Option<Arc<Swarm>>,
     _place: Place,
 }
 
@@ -90,6 +95,7 @@ impl Server {
     pub(crate) fn listen(
         host: &dyn Host,
         config: &WebSocketConfig,
+        swarm: Option<&Arc<Swarm>>,
     ) -> Result<Vec<Self>, StartError> {
         if config.listen.is_empty() {
             return Ok(Vec::new());
@@ -116,6 +122,7 @@ impl Server {
                 addr,
                 tls: tls.clone(),
                 site: Arc::clone(&site),
+                swarm: swarm.cloned(),
                 places: Arc::clone(&places),
             })
         });
@@ -147,6 +154,7 @@ impl Server {
                 remote,
                 tls: self.tls.clone(),
                 site: Arc::clone(&self.site),
+                swarm: self.swarm.clone(),
                 _place: place,
             };
         }
@@ -165,9 +173,10 @@ impl Visitor {
             remote,
             tls,
             site,
+            swarm,
             _place,
         } = self;
-        let visit = timeout(VISIT, visit(stream, tls, site)).await;
+        let visit = timeout(VISIT, visit(stream, tls, site, swarm)).await;
         let upgraded = match visit {
             Ok(Ok(Some(upgraded))) => upgraded,
             Ok(Ok(None)) => return,
@@ -196,6 +205,7 @@ async fn visit(
     stream: BoxStream,
     tls: Option<TlsAcceptor>,
     site: Arc<Site>,
+    swarm: Option<Arc<Swarm>>,
 ) -> Result<Option<Upgraded>, String> {
     let stream: BoxStream = match tls {
         None => stream,
@@ -207,7 +217,7 @@ async fn visit(
     };
     let upgrade = Mutex::new(None);
     let service = service_fn(|request| {
-        let response = answer(request, &site, &upgrade);
+        let response = answer(request, &site, swarm.as_deref(), &upgrade);
         async move { Ok::<_, Infallible>(response) }
     });
     http1::Builder::new()
@@ -240,9 +250,11 @@ pub(super) async fn upgraded(on: OnUpgrade) -> Result<Upgraded, String> {
 fn answer(
     mut request: Request<Incoming>,
     site: &Site,
+    swarm: Option<&Swarm>,
     upgrade: &Mutex<Option<OnUpgrade>>,
 ) -> Response<Full<Bytes>> {
-    match accept_key(&request) {
+    let key = accept_key(&request);
+    match key.filter(|_| swarm.is_none_or(|swarm| shows_pass(request.headers(), swarm))) {
         None => site.answer(request.method(), request.uri().path()),
         Some(accept) => {
             let on = hyper::upgrade::on(&mut request);

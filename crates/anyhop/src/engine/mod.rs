@@ -5,6 +5,7 @@ mod aux;
 mod divert;
 mod mux;
 mod reset;
+mod swarm;
 mod tls;
 
 use std::{
@@ -29,8 +30,10 @@ pub(crate) use noq::{
     ConnectionError, Path, PathError, PathEvent, PathEvents, PathId, PathStatus, ReadError,
     RecvStream, SendStream, VarInt as Code, WriteError,
 };
+pub(crate) use swarm::{Swarm, made_under};
 
 use crate::{KEEP_ALIVE, Limits, StartError};
+use swarm::{SwarmClient, SwarmServer};
 
 /// A connection that hears nothing at all for this long is gone. The path agent gives up
 /// earlier, with a reason. Up to 25 s noq sends at least every second on a silent path,
@@ -125,6 +128,8 @@ pub(crate) struct Engine {
     endpoint: noq::Endpoint,
     identity: tls::Identity,
     transport: Arc<TransportConfig>,
+    /// In a private network.
+    swarm: Option<Arc<Swarm>>,
 }
 
 impl Engine {
@@ -139,7 +144,11 @@ impl Engine {
         let engine = |e: &dyn std::fmt::Display| StartError::Engine(e.to_string());
         let crypto = identity.server().map_err(|e| engine(&e))?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(|e| engine(&e))?;
-        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        let swarm = fabric.swarm.clone();
+        let mut server = match swarm.clone() {
+            None => ServerConfig::with_crypto(Arc::new(crypto)),
+            Some(swarm) => ServerConfig::with_crypto(Arc::new(SwarmServer::new(crypto, swarm))),
+        };
         server
             .transport_config(Arc::clone(&transport))
             .max_incoming(limits.max_handshakes)
@@ -160,6 +169,7 @@ impl Engine {
             endpoint,
             identity,
             transport,
+            swarm,
         })
     }
 
@@ -172,7 +182,10 @@ impl Engine {
         let failed = |e: &dyn std::fmt::Display| ConnectError::Failed(e.to_string());
         let client = self.identity.client(peer).map_err(|e| failed(&e))?;
         let crypto = QuicClientConfig::try_from(client.config).map_err(|e| failed(&e))?;
-        let mut config = noq::ClientConfig::new(Arc::new(crypto));
+        let mut config = match &self.swarm {
+            None => noq::ClientConfig::new(Arc::new(crypto)),
+            Some(swarm) => SwarmClient::config(crypto, swarm.current()),
+        };
         config.transport_config(Arc::clone(&self.transport));
         // The server name is unused: the certificate is checked against the PeerId.
         let (connecting, diversions) =
@@ -189,9 +202,32 @@ impl Engine {
         }
     }
 
-    /// The next handshake of somebody else; `None` once closed.
+    /// What a handshake without an answer may be about.
+    pub(crate) fn silence(&self, what: &str) -> String {
+        match &self.swarm {
+            None => what.to_owned(),
+            Some(swarm) => format!(
+                "{what}; is its swarm key the one of epoch {} here?",
+                swarm.current().epoch()
+            ),
+        }
+    }
+
+    /// The next handshake of somebody else; `None` once closed. In a private network it
+    /// is one of somebody who has a key of the ring.
     pub(crate) async fn accept(&self) -> Option<Incoming> {
-        self.endpoint.accept().await.map(Incoming)
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            match &self.swarm {
+                Some(swarm) if !swarm.admits(&incoming) => incoming.ignore(),
+                _ => return Some(Incoming(incoming)),
+            }
+        }
+    }
+
+    /// Whether the other side of a handshake may be asked to prove its address first.
+    pub(crate) fn asks_for_proof(&self) -> bool {
+        self.swarm.is_none()
     }
 
     /// This machine's network changed: connections forget which address they sent from, and

@@ -32,7 +32,7 @@ use anyhop_proto::{
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{aux::Pins, divert::Diversions};
+use super::{Swarm, aux::Pins, divert::Diversions};
 use crate::{
     DropCount,
     carrier::{Batch, Carrier, Carriers},
@@ -70,6 +70,7 @@ struct Drops {
     send_failed: AtomicU64,
     unknown_probe: AtomicU64,
     queue_full: AtomicU64,
+    strangers: AtomicU64,
 }
 
 impl Drops {
@@ -93,6 +94,7 @@ impl Drops {
             ("socket refused", &self.send_failed),
             ("probe of no session", &self.unknown_probe),
             ("receive queue full", &self.queue_full),
+            ("no stamp of the network's swarm key", &self.strangers),
         ]
         .into_iter()
         .map(|(reason, count)| DropCount {
@@ -115,6 +117,8 @@ pub(crate) struct Fabric {
     /// Remote addresses with a socket of their own.
     pub(super) pins: Pins,
     drops: Drops,
+    /// In a private network.
+    pub(crate) swarm: Option<Arc<Swarm>>,
     epoch: Instant,
 }
 
@@ -132,6 +136,7 @@ impl Fabric {
         v4: Option<Arc<dyn DatagramSocket>>,
         v6: Option<Arc<dyn DatagramSocket>>,
         seed: [u8; 32],
+        swarm: Option<Arc<Swarm>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             v4,
@@ -141,6 +146,7 @@ impl Fabric {
             probes: RwLock::default(),
             pins: Pins::default(),
             drops: Drops::default(),
+            swarm,
             epoch: Instant::now(),
         })
     }
@@ -312,6 +318,22 @@ impl Fabric {
         if !delivered {
             count(&self.drops.unknown_probe, 1);
         }
+    }
+
+    /// What a payload is; `None` when it is QUIC that a private network takes no notice
+    /// of.
+    fn kind(&self, payload: &[u8]) -> Option<Kind> {
+        let kind = classify(payload);
+        (kind != Kind::Quic || self.takes(payload)).then_some(kind)
+    }
+
+    fn takes(&self, packet: &[u8]) -> bool {
+        self.swarm.as_ref().is_none_or(|swarm| swarm.takes(packet))
+    }
+
+    fn all_quic(&self, batch: &[u8], stride: usize) -> bool {
+        let mut segments = batch.chunks(stride);
+        segments.all(|segment| self.kind(segment) == Some(Kind::Quic))
     }
 
     fn now_ns(&self) -> u64 {
@@ -512,47 +534,70 @@ impl MuxSocket {
             count(&self.fabric.drops.wrong_link, 1);
             return;
         }
-        if all_quic(&buf[..received], stride) {
+        if self.fabric.all_quic(&buf[..received], stride) {
             *meta = original;
             for_engine(meta, from);
             return;
         }
         let mut at = 0;
         while at < received {
-            let run = next_run(&buf[at..received], stride);
+            let (kind, run) = self.next_run(&buf[at..received], stride);
             let range = at..at + run;
             at = range.end;
-            if let Some((kept, addr)) = self.handle_run(buf, range, stride, from, now_ns) {
-                self.keep(buf, kept, addr, stride, meta, &original);
+            let handled = self.handle_run(kind, &mut buf[range.clone()], stride, from, now_ns);
+            if let Some(addr) = handled {
+                self.keep(buf, range, addr, stride, meta, &original);
             }
         }
     }
 
-    /// Handles consecutive segments of one kind (and label). Returns the segments for
-    /// the engine, still in place with any header, and the address to show them under.
+    /// The kind and the length of the first run of segments that are handled alike: one
+    /// kind, and for circuits one label with one kind of content.
+    fn next_run(&self, batch: &[u8], stride: usize) -> (Option<Kind>, usize) {
+        let key = |segment: &[u8]| match self.fabric.kind(segment) {
+            kind @ Some(Kind::Circuit) => {
+                let inner = segment.get(CIRCUIT_HEADER_LEN..).map(classify);
+                (kind, Label::read(segment), inner)
+            }
+            kind => (kind, None, None),
+        };
+        let mut segments = batch.chunks(stride);
+        let Some(first) = segments.next() else {
+            return (None, 0);
+        };
+        let first_key = key(first);
+        let len = segments
+            .take_while(|segment| key(segment) == first_key)
+            .fold(first.len(), |len, segment| len + segment.len());
+        (first_key.0, len)
+    }
+
+    /// Handles consecutive segments of one kind (and label). When they are for the engine,
+    /// still with any header, it returns the address to show them under.
     fn handle_run(
         &self,
-        buf: &mut [u8],
-        range: Range<usize>,
+        kind: Option<Kind>,
+        run: &mut [u8],
         stride: usize,
         from: SocketAddr,
         now_ns: u64,
-    ) -> Option<(Range<usize>, SocketAddr)> {
-        let run = &mut buf[range.clone()];
+    ) -> Option<SocketAddr> {
         let segments = run.len().div_ceil(stride) as u64;
-        match classify(run) {
-            Kind::Quic => Some((range, from)),
-            Kind::Circuit => self
-                .handle_circuit(run, stride, from, now_ns)
-                .map(|c| (range, c)),
-            Kind::Probe => {
+        match kind {
+            Some(Kind::Quic) => Some(from),
+            Some(Kind::Circuit) => self.handle_circuit(run, stride, from, now_ns),
+            Some(Kind::Probe) => {
                 for packet in run.chunks(stride) {
                     self.fabric.deliver_probe(from, packet);
                 }
                 None
             }
-            Kind::Sealed | Kind::Unknown => {
+            Some(Kind::Sealed | Kind::Unknown) => {
                 count(&self.fabric.drops.unknown_kind, segments);
+                None
+            }
+            None => {
+                count(&self.fabric.drops.strangers, segments);
                 None
             }
         }
@@ -594,7 +639,7 @@ impl MuxSocket {
             Ok(Hop::Local(circuit)) => {
                 let addr = circuit.address();
                 match classify(&run[CIRCUIT_HEADER_LEN..]) {
-                    Kind::Quic => Some(addr),
+                    Kind::Quic => self.blank_strangers(run, stride).then_some(addr),
                     Kind::Probe => {
                         for packet in run.chunks(stride) {
                             let packet = packet.get(CIRCUIT_HEADER_LEN..).unwrap_or_default();
@@ -609,6 +654,22 @@ impl MuxSocket {
                 }
             }
         }
+    }
+
+    /// Makes what came over a circuit and is not of this network unreadable, so that the
+    /// engine drops it and the rest of its batch stays in place. Whether there is a rest.
+    fn blank_strangers(&self, run: &mut [u8], stride: usize) -> bool {
+        let mut left = false;
+        for segment in run.chunks_mut(stride) {
+            let packet = segment.get_mut(CIRCUIT_HEADER_LEN..).unwrap_or_default();
+            if self.fabric.takes(packet) {
+                left = true;
+            } else if let Some(first) = packet.first_mut() {
+                *first = 0;
+                count(&self.fabric.drops.strangers, 1);
+            }
+        }
+        left
     }
 
     /// Keeps a run for the engine: at the front of its buffer when that is free, else
@@ -661,35 +722,6 @@ fn strip(buf: &mut [u8], range: Range<usize>, stride: usize, header: usize) -> u
         at = end;
     }
     to
-}
-
-fn all_quic(batch: &[u8], stride: usize) -> bool {
-    batch
-        .chunks(stride)
-        .all(|segment| classify(segment) == Kind::Quic)
-}
-
-/// Length of the first run of segments that are handled alike: one kind, and for
-/// circuits one label with one kind of content.
-fn next_run(batch: &[u8], stride: usize) -> usize {
-    let key = |segment: &[u8]| {
-        let kind = classify(segment);
-        match kind {
-            Kind::Circuit => {
-                let inner = segment.get(CIRCUIT_HEADER_LEN..).map(classify);
-                (kind, Label::read(segment), inner)
-            }
-            _ => (kind, None, None),
-        }
-    };
-    let mut segments = batch.chunks(stride);
-    let Some(first) = segments.next() else {
-        return 0;
-    };
-    let first_key = key(first);
-    segments
-        .take_while(|segment| key(segment) == first_key)
-        .fold(first.len(), |len, segment| len + segment.len())
 }
 
 impl AsyncUdpSocket for MuxSocket {

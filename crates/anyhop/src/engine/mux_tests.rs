@@ -88,7 +88,7 @@ fn addr(text: &str) -> SocketAddr {
 impl Rig {
     fn new() -> Self {
         let socket = Arc::new(FakeSocket::default());
-        let fabric = Fabric::new(Some(Arc::<FakeSocket>::clone(&socket)), None, [1; 32]);
+        let fabric = Fabric::new(Some(Arc::<FakeSocket>::clone(&socket)), None, [1; 32], None);
         let out = Label::from_bits(0xbeef);
         let (forward, local, circuit) = {
             let mut switch = fabric.switch.write().unwrap();
@@ -370,7 +370,7 @@ fn sending_to_a_websocket_waits_for_room_and_loses_what_has_ended() {
 #[test]
 fn ipv4_as_the_engine_names_it_leaves_by_the_ipv4_socket_and_never_as_ipv6() {
     let [four, six] = [(); 2].map(|()| Arc::new(FakeSocket::default()));
-    let fabric = Fabric::new(Some(four.clone()), Some(six.clone()), [1; 32]);
+    let fabric = Fabric::new(Some(four.clone()), Some(six.clone()), [1; 32], None);
     let mut sender = MuxSocket::new(fabric).create_sender();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let contents = quic(1, 30);

@@ -13,9 +13,12 @@ use rand::RngExt;
 use crate::StartError;
 
 const DOMAIN: &[u8] = b"anyhop stateless reset 1";
-/// Random bytes of a connection id, and bytes of the code that proves it to be ours.
-const RANDOM_LEN: usize = 5;
-const CODE_LEN: usize = 3;
+/// Random bytes of a connection id, and bytes of the code that proves it to be ours: a
+/// stranger hits on one in 2^32.
+const RANDOM_LEN: usize = 4;
+const CODE_LEN: usize = 4;
+/// Length of the connection ids of this node, bytes.
+pub(super) const OWN_LEN: usize = RANDOM_LEN + CODE_LEN;
 
 /// What a node answers strange packets with.
 pub(super) struct Keys {
@@ -42,7 +45,7 @@ impl Keys {
 }
 
 /// Makes and recognises connection ids.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Ids(hmac::Key);
 
 impl Ids {
@@ -54,7 +57,7 @@ impl Ids {
 
 impl ConnectionIdGenerator for Ids {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; RANDOM_LEN + CODE_LEN];
+        let mut id = [0; OWN_LEN];
         rand::rng().fill(&mut id[..RANDOM_LEN]);
         let code = self.code(&id[..RANDOM_LEN]);
         id[RANDOM_LEN..].copy_from_slice(&code);
@@ -67,7 +70,7 @@ impl ConnectionIdGenerator for Ids {
     }
 
     fn cid_len(&self) -> usize {
-        RANDOM_LEN + CODE_LEN
+        OWN_LEN
     }
 
     fn cid_lifetime(&self) -> Option<std::time::Duration> {

@@ -76,7 +76,8 @@ impl Inner {
                 incoming.refuse();
                 continue;
             };
-            let incoming = if places.available_permits() < limit / 2 {
+            let crowded = places.available_permits() < limit / 2;
+            let incoming = if crowded && self.engine.asks_for_proof() {
                 match incoming.ask_for_proof() {
                     Ok(()) => continue,
                     // It has proven its address already.

@@ -202,7 +202,7 @@ impl Inner {
             Ok(Err(ConnectError::Refused(why) | ConnectError::Failed(why))) => {
                 Err(failure(why, None))
             }
-            Err(_) => Err(failure("no answer".to_owned(), None)),
+            Err(_) => Err(failure(self.engine.silence("no answer"), None)),
         };
         attempt.end(&tried);
         tried

@@ -58,9 +58,9 @@ pub(crate) use monitor::Network;
 pub(crate) use ways::Apart;
 
 use crate::{
-    Config, DialError, Incoming, Message, MessageError, NatStatus, NodeStatus, PathInfo, PathKind,
-    Pong, ProtocolTaken, Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo,
-    StartError, StreamError,
+    Config, DialError, Incoming, KeyRing, Message, MessageError, NatStatus, NoSwarmKey, NodeStatus,
+    PathInfo, PathKind, Pong, ProtocolTaken, Received, RecvStream, RelayStatus, SendStream,
+    Session, SessionInfo, StartError, StreamError,
     circuit::Circuits,
     engine::{Engine, Fabric},
     net::{Host, LiveSocket, OsHost},
@@ -362,6 +362,18 @@ impl Node {
     #[must_use]
     pub fn network(&self) -> &NetworkName {
         &self.0.config.network
+    }
+
+    /// Replaces the swarm keys of a private network's node, for handshakes to come.
+    /// Sessions stay; those that were made under a key which the ring has no more, too.
+    ///
+    /// # Errors
+    /// When the node was started without swarm keys: it is in a public network.
+    pub fn replace_swarm_keys(&self, ring: &KeyRing) -> Result<(), NoSwarmKey> {
+        let swarm = self.0.fabric.swarm.as_ref();
+        let swarm = swarm.ok_or_else(|| NoSwarmKey(self.network().clone()))?;
+        swarm.replace(ring);
+        Ok(())
     }
 
     /// The peers this node stays connected to.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Config, StartError,
-    engine::{Engine, Fabric, random_seed},
+    engine::{Engine, Fabric, Swarm, random_seed},
     net::{Host, LiveSocket},
 };
 
@@ -44,8 +44,12 @@ pub(super) fn start(
     let socket_failed = Arc::new(Notify::new());
     let (v4, v6) = bind(&host, &config.listen, &socket_failed)?;
     let sockets = [&v4, &v6].into_iter().flatten().cloned().collect();
-    let fabric = Fabric::new(v4.map(|s| s as _), v6.map(|s| s as _), random_seed());
     let network_id = config.network.id();
+    let swarm = config.swarm.as_ref();
+    let swarm = swarm.map(|ring| Swarm::new(network_id, ring, &keypair));
+    let swarm = swarm.transpose()?;
+    let (v4, v6) = (v4.map(|s| s as _), v6.map(|s| s as _));
+    let fabric = Fabric::new(v4, v6, random_seed(), swarm);
     let engine = Engine::new(
         &keypair,
         network_id.alpn(),
@@ -57,7 +61,8 @@ pub(super) fn start(
         max_circuits: config.relay.max_circuits,
         max_circuits_per_peer: config.relay.max_circuits_per_peer,
     };
-    let (websockets, servers) = WebSockets::new(&host, &fabric.carriers, &config.websocket)?;
+    let swarm = fabric.swarm.as_ref();
+    let (websockets, servers) = WebSockets::new(&host, &fabric.carriers, &config.websocket, swarm)?;
     let network = Network::first(&*host, &fabric);
     let inner = Arc::new(Inner {
         me,

@@ -136,7 +136,9 @@ impl Inner {
             Ok(Ok(quic)) => return Ok((quic, circuit)),
             Ok(Err(ConnectError::WrongPeer(actual))) => format!("{actual} answered there"),
             Ok(Err(ConnectError::Refused(why) | ConnectError::Failed(why))) => why,
-            Err(_) => "the circuit stands, but the peer does not answer over it".to_owned(),
+            Err(_) => self
+                .engine
+                .silence("the circuit stands, but the peer does not answer over it"),
         };
         // Whoever says that it is the peer's neighbour carries nothing there.
         let blame = via.path.last().copied();

@@ -9,6 +9,7 @@ use super::Inner;
 use crate::{
     StartError, Technique, WebSocketConfig, WebSocketTls,
     carrier::{CarrierUse, Carriers, Dialer, Server},
+    engine::Swarm,
     net::Host,
 };
 
@@ -49,10 +50,16 @@ impl WebSockets {
         host: &Arc<dyn Host>,
         carriers: &Arc<Carriers>,
         config: &WebSocketConfig,
+        swarm: Option<&Arc<Swarm>>,
     ) -> Result<(Self, Vec<Server>), StartError> {
-        let servers = Server::listen(&**host, config)?;
+        let servers = Server::listen(&**host, config, swarm)?;
         let proxies = config.proxies.clone();
-        let dialer = Dialer::new(Arc::clone(host), Arc::clone(carriers), proxies)?;
+        let dialer = Dialer::new(
+            Arc::clone(host),
+            Arc::clone(carriers),
+            proxies,
+            swarm.cloned(),
+        )?;
         let websockets = Self {
             dialer,
             bound: servers.iter().map(Server::addr).collect(),

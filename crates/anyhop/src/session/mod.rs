@@ -17,6 +17,7 @@ use std::{
 use anyhop_base::PeerId;
 use anyhop_proto::{
     circuit::{CircuitId, LinkId},
+    network::swarm::MadeUnder,
     path::Role,
     probe::ProbeKeys,
     route::OwnLink,
@@ -182,6 +183,8 @@ pub(crate) struct Conn {
     pub(crate) opened: Instant,
     pub(crate) uses: Arc<Uses>,
     pub(crate) keys: ProbeKeys,
+    /// The swarm key of the handshake, in a private network.
+    pub(crate) made_under: Option<MadeUnder>,
     pub(crate) paths: watch::Sender<PathTable>,
     pub(crate) commands: mpsc::Sender<Command>,
     /// Where authenticated pings of the peer came from lately, and what it asked for.
@@ -198,6 +201,7 @@ impl Conn {
         quic: Connection,
     ) -> Option<(Arc<Self>, mpsc::Receiver<Command>)> {
         let keys = engine::probe_keys(&quic)?;
+        let made_under = engine::made_under(&quic);
         let role = if quic.side().is_client() {
             Role::Client
         } else {
@@ -212,6 +216,7 @@ impl Conn {
             opened: Instant::now(),
             uses: Arc::default(),
             keys,
+            made_under,
             paths: watch::Sender::new(PathTable::default()),
             commands,
             shown: Mutex::default(),
@@ -373,6 +378,12 @@ impl Session {
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
         self.conn.peer
+    }
+
+    /// The swarm key that its handshake ran under; `None` in a public network.
+    #[must_use]
+    pub fn made_under(&self) -> Option<MadeUnder> {
+        self.current().made_under
     }
 
     /// The open paths, the selected one first.
