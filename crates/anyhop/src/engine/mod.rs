@@ -109,9 +109,10 @@ impl Incoming {
         self.0.refuse();
     }
 
-    /// Has the other side prove its address first, if it has not.
-    pub(crate) fn ask_for_proof(self) -> Result<(), Self> {
-        self.0.retry().map_err(|e| Self(e.into_incoming()))
+    /// Has the other side prove its address first; returned if it has.
+    pub(crate) fn ask_for_proof(self) -> Option<Self> {
+        let asked = self.0.retry().err()?;
+        Some(Self(asked.into_incoming()))
     }
 
     /// Completes the handshake.

@@ -78,11 +78,10 @@ impl Inner {
             };
             let crowded = places.available_permits() < limit / 2;
             let incoming = if crowded && self.engine.asks_for_proof() {
-                match incoming.ask_for_proof() {
-                    Ok(()) => continue,
-                    // It has proven its address already.
-                    Err(incoming) => incoming,
-                }
+                let Some(proven) = incoming.ask_for_proof() else {
+                    continue;
+                };
+                proven
             } else {
                 incoming
             };
