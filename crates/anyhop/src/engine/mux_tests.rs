@@ -1,9 +1,12 @@
 use std::sync::Mutex;
 
+use anyhop_base::{Keypair, NetworkName};
 use anyhop_proto::{
+    network::swarm::{Epoch, EpochKeys, KeyRing, SwarmKey},
     probe::ProbeKeys,
     websocket::{Decoder, Frame, Sender},
 };
+use noq::ConnectionIdGenerator;
 use proptest::prelude::*;
 
 use super::*;
@@ -87,8 +90,13 @@ fn addr(text: &str) -> SocketAddr {
 
 impl Rig {
     fn new() -> Self {
+        Self::in_network(None)
+    }
+
+    fn in_network(swarm: Option<Arc<Swarm>>) -> Self {
         let socket = Arc::new(FakeSocket::default());
-        let fabric = Fabric::new(Some(Arc::<FakeSocket>::clone(&socket)), None, [1; 32], None);
+        let v4 = Arc::<FakeSocket>::clone(&socket);
+        let fabric = Fabric::new(Some(v4), None, [1; 32], swarm);
         let out = Label::from_bits(0xbeef);
         let (forward, local, circuit) = {
             let mut switch = fabric.switch.write().unwrap();
@@ -213,6 +221,83 @@ fn what_is_not_for_us_is_dropped_and_counted() {
     ] {
         assert_eq!(rig.dropped(reason), 1, "{reason}");
     }
+}
+
+/// A handshake's packet to this connection id, 60 bytes.
+fn long(version: u32, cid: &[u8]) -> Vec<u8> {
+    let mut packet = [&[0xc3][..], &version.to_be_bytes()].concat();
+    packet.push(cid.len() as u8);
+    packet.extend_from_slice(cid);
+    packet.resize(60, 7);
+    packet
+}
+
+/// Packets for a member in a private network, then packets of strangers.
+fn members_and_strangers() -> (Arc<Swarm>, [Vec<Vec<u8>>; 2]) {
+    let (network, keypair) = (NetworkName::default().id(), Keypair::generate_ed25519());
+    let [ours, other] = [1, 2].map(|secret| {
+        let ring = KeyRing::new(SwarmKey::new(Epoch(1), [secret; 32]));
+        let stamp = EpochKeys::new(network, ring.current()).stamp([secret; 8]);
+        (ring, stamp)
+    });
+    let swarm = Swarm::new(network, &ours.0, &keypair).unwrap();
+    let mut ids = crate::engine::reset::Keys::new(&keypair).unwrap().ids;
+    let short = |cid: &[u8]| {
+        let mut packet = [&[0x43][..], cid].concat();
+        packet.resize(60, 7);
+        packet
+    };
+    let own = ids.generate_cid();
+    let members = vec![
+        long(1, &ours.1),
+        short(&own),
+        long(1, &own),
+        short(&ids.generate_cid()),
+        short(&own),
+    ];
+    let strangers = vec![
+        long(1, &other.1),
+        long(0x0a1a_2a3a, &ours.1),
+        long(0, &own),
+        long(1, &[0; 8]),
+        long(1, &[]),
+        short(&[0; 8]),
+        short(&own[1..]),
+    ];
+    (swarm, [members, strangers])
+}
+
+#[test]
+fn a_private_network_takes_its_members_packets_out_of_any_batch_and_no_other() {
+    let strangers_dropped = "no stamp of the network's swarm key";
+    let (swarm, [members, strangers]) = members_and_strangers();
+    let mixed: Vec<_> = strangers
+        .iter()
+        .zip(members.iter().cycle())
+        .flat_map(|(stranger, member)| [stranger.clone(), member.clone()])
+        .collect();
+    let expected = |from: SocketAddr| -> Vec<_> {
+        let members = members.iter().cycle().take(strangers.len());
+        members.map(|m| (from, m.clone())).collect()
+    };
+    let mut rig = Rig::in_network(Some(swarm));
+    let count = strangers.len() as u64;
+    rig.receive(LINK_A, 60, &mixed);
+    assert_eq!(rig.poll(), expected(addr(LINK_A)));
+    assert_eq!(rig.dropped(strangers_dropped), count);
+
+    // Over a circuit what is left out is unreadable for the engine (no fixed bit).
+    let labelled: Vec<_> = mixed.iter().map(|p| labelled(rig.local, p)).collect();
+    rig.receive(LINK_A, 60 + CIRCUIT_HEADER_LEN, &labelled);
+    let mut shown = rig.poll();
+    shown.retain(|(_, packet)| packet[0] & 0x40 != 0);
+    assert_eq!(shown, expected(rig.circuit.address()));
+    assert_eq!(rig.dropped(strangers_dropped), 2 * count);
+
+    let strangers: Vec<_> = labelled.into_iter().step_by(2).collect();
+    rig.receive(LINK_A, 60 + CIRCUIT_HEADER_LEN, &strangers);
+    assert_eq!(rig.poll(), []);
+    assert_eq!(rig.dropped(strangers_dropped), 3 * count);
 }
 
 #[test]
