@@ -3,12 +3,15 @@
 
 mod common;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use anyhop::{AttemptInfo, AttemptOutcome, Config, Event, NatInfo, PathKind, PeerAddr, Technique};
 use anyhop_lab::nat::{Filtering, Mapping, NatConfig, PortAllocation};
-use common::{Natted, PORT, World, attached, config, eventually, exchange, selected};
-use tokio::time::Instant;
+use common::{Natted, PORT, World, attached, config, eventually, exchange, link, selected};
+use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn attempts_tell_how_a_peer_was_reached_and_what_is_next() {
@@ -365,6 +368,37 @@ async fn a_host_without_nat_is_public_once_it_was_reached_unasked() {
         }
     }
     assert_eq!(told, (true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_neighbour_tells_nothing_of_the_nat_that_both_are_behind() {
+    let mut world = World::new(61).await;
+    let cone = NatConfig::port_restricted_cone();
+    let b = world.natted_with("b", cone, config()).await;
+    let IpAddr::V4(inside) = b.host.ip() else {
+        panic!("IPv4");
+    };
+    let [x, y, z, last] = inside.octets();
+    let room = Ipv4Addr::new(x, y, z, last + 1);
+    let host = world.net.host_behind(b.nat, "a", room).with_link(link(5));
+    // It knows its neighbour alone, dials it, and could take itself for public.
+    let a = common::start(&host, config()).await;
+    let at = PeerAddr::new(b.node.peer_id(), (inside, PORT).into()).unwrap();
+    a.add_address(&at);
+    exchange(&a, &b.node, "hello neighbour").await;
+    sleep(Duration::from_secs(60)).await;
+    let status = a.status().nat;
+    assert_eq!(status.reachability, "unknown", "{status:?}");
+    assert_eq!(status.v4.and_then(|info| info.mapping), None);
+    // With somebody outside it knows, and the neighbour spoils nothing.
+    a.add_address(&world.bootstrap());
+    a.connect(world.relay.peer_id()).await.unwrap();
+    classified(&a).await;
+    // One outside cannot tell one kind of cone from another, and says no more.
+    let info = nat(&a).unwrap();
+    assert_eq!(info.mapping, None, "{info:?}");
+    assert_eq!(info.allocation.as_deref(), Some("preserving"));
+    assert_eq!(a.status().nat.reachability, "behind_nat");
 }
 
 #[tokio::test(start_paused = true)]

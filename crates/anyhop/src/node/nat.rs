@@ -18,7 +18,10 @@ use anyhop_proto::{
 use rand::RngExt;
 use tokio::time::{Instant, timeout};
 
-use super::Inner;
+use super::{
+    Inner,
+    punch::{is_private, near},
+};
 use crate::{Event, NatInfo, NatStatus, engine::AuxSet, session::Conn};
 
 /// Times a sample is asked for before its responder is given up.
@@ -155,15 +158,18 @@ impl Inner {
     }
 
     /// Peers that can tell how our NAT translates: dialled by us, over a direct path of
-    /// the family, and not known to be behind a NAT themselves. Bootstrap peers first.
+    /// the family, not known to be behind a NAT themselves, and not on our own private
+    /// network, from where no NAT is seen. Bootstrap peers first.
     pub(crate) fn responders(&self, family: Family) -> Vec<(Arc<Conn>, SocketAddr)> {
         let mut conns = self.current_conns();
         conns.retain(|c| c.role == Role::Client && !c.is_closed());
         conns.sort_by_key(|c| !self.is_pinned(c.peer));
+        let own = self.host.interface_addresses().unwrap_or_default();
+        let inside = |ip| is_private(ip) && own.iter().any(|o| near(*o, ip));
         let direct = conns.into_iter().filter_map(|c| {
             let addresses = c.paths.borrow().direct.clone();
             let mut direct = addresses.into_iter().filter(|a| !is_virtual(a));
-            let of_family = direct.find(|a| Family::of(a) == family)?;
+            let of_family = direct.find(|a| Family::of(a) == family && !inside(a.ip()))?;
             Some((c, of_family))
         });
         direct
