@@ -250,6 +250,9 @@ pub(crate) struct DoctorArgs {
     /// Network of those peers
     #[arg(long, value_name = "NAME", requires = "bootstrap")]
     pub(crate) network: Option<NetworkName>,
+    /// Do not have a temporary node ask routers for port mappings
+    #[arg(long)]
+    pub(crate) no_port_mapping: bool,
 }
 
 /// `explain`.

@@ -1,6 +1,6 @@
 //! NAT behaviour in words: what RFC 4787 calls it, and what people call it.
 
-use anyhop::{MappingInfo, NatInfo, NatStatus};
+use anyhop::{GatewayInfo, GatewayState, MappingInfo, NatInfo, NatStatus};
 
 /// What is known, a line for each part.
 pub(crate) fn nat_lines(nat: &NatStatus) -> Vec<String> {
@@ -80,15 +80,28 @@ pub(crate) fn mapping_line(mapping: &MappingInfo) -> String {
         "upnp_igd" => "UPnP",
         other => other,
     };
-    let verified = if mapping.verified {
-        "seen to work"
-    } else {
-        "not seen to work"
+    let worth = match (&mapping.problem, mapping.verified) {
+        (Some(problem), _) => format!("of no use: {problem}"),
+        (None, true) => "seen to work".to_owned(),
+        (None, false) => "not seen to work".to_owned(),
     };
     format!(
-        "{protocol} mapping at {} for {} s, {verified}",
+        "{protocol} mapping at {} for {} s, {worth}",
         mapping.external, mapping.expires_s
     )
+}
+
+/// What came of asking gateways for mappings; `None` where the mappings say it, or none is
+/// needed.
+pub(crate) fn gateway_line(gateways: &GatewayInfo) -> Option<String> {
+    let reason = gateways.reason.as_deref().unwrap_or("no reason told");
+    match gateways.state {
+        GatewayState::NotAsked => Some("gateways are not asked for port mappings".to_owned()),
+        GatewayState::Asking => Some("gateways are being asked for port mappings".to_owned()),
+        GatewayState::NoAnswer => Some(format!("no gateway answers ({reason})")),
+        GatewayState::Refused => Some(format!("no gateway maps a port ({reason})")),
+        GatewayState::NotNeeded | GatewayState::Mapped => None,
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +137,24 @@ mod tests {
         for (info, words) in table {
             assert_eq!(family_line(&info), words);
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_mapping_is_told() {
+        let mut mapping = MappingInfo {
+            protocol: "nat_pmp".to_owned(),
+            external: "198.51.100.7:4001".to_owned(),
+            expires_s: 3600,
+            verified: true,
+            problem: None,
+        };
+        let line = "NAT-PMP mapping at 198.51.100.7:4001 for 3600 s, ";
+        assert_eq!(mapping_line(&mapping), format!("{line}seen to work"));
+        mapping.verified = false;
+        assert_eq!(mapping_line(&mapping), format!("{line}not seen to work"));
+        mapping.problem = Some("nobody gets in".to_owned());
+        let told = mapping_line(&mapping);
+        assert_eq!(told, format!("{line}of no use: nobody gets in"));
     }
 
     #[test]

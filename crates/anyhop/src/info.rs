@@ -38,6 +38,9 @@ pub struct NatStatus {
     pub v6: Option<NatInfo>,
     /// Port mappings held on gateways.
     pub mappings: Vec<MappingInfo>,
+    /// What came of asking gateways for them.
+    #[serde(default)]
+    pub gateways: GatewayInfo,
 }
 
 /// NAT behaviour towards one address family, in the words of RFC 4787. A field is
@@ -59,6 +62,34 @@ pub struct NatInfo {
     pub layers: Option<u8>,
     /// The external address, as others see it.
     pub external: Option<String>,
+}
+
+/// What came of asking gateways for port mappings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayInfo {
+    /// How far that is.
+    pub state: GatewayState,
+    /// What each gateway answered over each protocol, if none of them mapped a port.
+    pub reason: Option<String>,
+}
+
+/// How far asking gateways for port mappings is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatewayState {
+    /// None is to be asked: so the configuration says, or there is no IPv4 socket to map.
+    #[default]
+    NotAsked,
+    /// None needs to be asked: this machine has a public IPv4 address, or no IPv4 network.
+    NotNeeded,
+    /// No answer yet.
+    Asking,
+    /// None answers.
+    NoAnswer,
+    /// One answers and maps nothing.
+    Refused,
+    /// One maps a port.
+    Mapped,
 }
 
 /// A port mapping on a gateway.

@@ -56,8 +56,9 @@ pub use explain::{
     CandidateInfo, CandidateLists, CandidateSource, DialFailure, Explanation, PeerState,
 };
 pub use info::{
-    AttemptInfo, AttemptOutcome, Carrier, DropCount, MappingInfo, NatInfo, NatStatus, NextAttempt,
-    NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus, SessionInfo, Technique, TraceHop,
+    AttemptInfo, AttemptOutcome, Carrier, DropCount, GatewayInfo, GatewayState, MappingInfo,
+    NatInfo, NatStatus, NextAttempt, NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus,
+    SessionInfo, Technique, TraceHop,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
 pub use node::{Connectedness, Event, Listener, MAX_ATTEMPTS, Node};

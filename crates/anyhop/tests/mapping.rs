@@ -5,7 +5,7 @@ mod common;
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use anyhop::{Config, MappingInfo, Node, PeerAddr};
+use anyhop::{Config, GatewayState, MappingInfo, Node, PeerAddr};
 use anyhop_lab::nat::{NatConfig, PortMapping};
 use common::{PORT, World, attached, config, eventually, exchange, link, start};
 
@@ -156,4 +156,34 @@ async fn nothing_is_asked_of_gateways_unless_told_to() {
     attached(&a.node).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(mapping(&a.node).is_none());
+    assert_eq!(a.node.status().nat.gateways.state, GatewayState::NotAsked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_of_asking_gateways_is_told() {
+    let mut world = World::new(45).await;
+    let state = |node: &Node| node.status().nat.gateways.state;
+    let config = || mapping_config(&world);
+    let (one, other, public) = (config(), config(), config());
+    let refused = world
+        .natted_with("refused", strict(PortMapping::Unsupported), one)
+        .await;
+    let mapped = world
+        .natted_with("mapped", strict(PortMapping::Honest), other)
+        .await;
+    let host = world
+        .net
+        .public_host("public", Ipv4Addr::new(203, 0, 113, 50));
+    let public = start(&host, public).await;
+    for (node, expected) in [
+        (&refused.node, GatewayState::Refused),
+        (&mapped.node, GatewayState::Mapped),
+        (&public, GatewayState::NotNeeded),
+    ] {
+        let what = format!("{expected:?}");
+        eventually(&what, Duration::from_secs(30), || state(node) == expected).await;
+    }
+    let reason = |node: &Node| node.status().nat.gateways.reason;
+    assert!(reason(&refused.node).is_some());
+    assert_eq!(reason(&mapped.node), None);
 }

@@ -54,6 +54,7 @@ async fn examine(context: &Context, args: DoctorArgs) -> Result<Report, CliError
             enabled: false,
             ..RelayConfig::default()
         },
+        port_mapping: !args.no_port_mapping,
         ..Config::default()
     };
     if let Some(network) = args.network {

@@ -23,7 +23,9 @@ fn text(s: &NodeStatus) -> String {
     list("addresses", &s.addresses);
     list("seen at", &s.observed_addresses);
     list("attached to", &s.attachments);
-    list("nat", &words::nat_lines(&s.nat));
+    let mut nat = words::nat_lines(&s.nat);
+    nat.extend(words::gateway_line(&s.nat.gateways));
+    list("nat", &nat);
     let relay = if s.relay.enabled {
         format!(
             "{} circuits, {} bytes forwarded",

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhop::{Node, NodeStatus, PeerAddr, PeerClock, SessionInfo};
+use anyhop::{GatewayState, NatStatus, Node, NodeStatus, PeerAddr, PeerClock, SessionInfo};
 use anyhop_os::{Gateway, SocketBufferLimits};
 use tokio::time::{Instant, sleep};
 
@@ -20,8 +20,12 @@ use crate::{environment, state::StateDir};
 
 /// How long a temporary node gets to find out about its NAT and to attach.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long it gets until gateways have answered over each protocol, or have not, and a
+/// peer has tried what they mapped.
+const SETTLE_GATEWAYS: Duration = Duration::from_secs(9);
 /// Between two looks at that.
 const LOOK: Duration = Duration::from_millis(100);
+
 /// What was gathered.
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -71,8 +75,8 @@ pub(super) async fn gather(node: &Node, state_dir: &StateDir, daemon: bool) -> F
     let bootstrap = node.bootstrap().to_vec();
     let (proxies, bad) = environment::proxies();
     let settled = async {
-        if !daemon && !bootstrap.is_empty() {
-            settle(node).await;
+        if !daemon {
+            settle(node, !bootstrap.is_empty()).await;
         }
     };
     let (probes, sites, ()) = tokio::join!(
@@ -101,16 +105,34 @@ pub(super) async fn gather(node: &Node, state_dir: &StateDir, daemon: bool) -> F
 }
 
 /// Waits until a new node knows how it is connected, or it is not worth waiting.
-async fn settle(node: &Node) {
+async fn settle(node: &Node, knows_peers: bool) {
     let start = Instant::now();
-    while start.elapsed() < SETTLE {
+    loop {
         let status = node.status();
-        let families = [&status.nat.v4, &status.nat.v6];
-        let known = |n: &anyhop::NatInfo| n.mapping.is_some() && n.filtering.is_some();
-        if !status.attachments.is_empty() && families.into_iter().flatten().any(known) {
+        let connected = !knows_peers || start.elapsed() >= SETTLE || is_connected(&status);
+        let mapped = start.elapsed() >= SETTLE_GATEWAYS || has_asked(&status.nat, knows_peers);
+        if connected && mapped {
             return;
         }
         sleep(LOOK).await;
+    }
+}
+
+fn is_connected(status: &NodeStatus) -> bool {
+    let families = [&status.nat.v4, &status.nat.v6];
+    let known = |n: &anyhop::NatInfo| n.mapping.is_some() && n.filtering.is_some();
+    !status.attachments.is_empty() && families.into_iter().flatten().any(known)
+}
+
+/// Whether gateways have answered, and what they mapped has been tried if somebody can.
+fn has_asked(nat: &NatStatus, knows_peers: bool) -> bool {
+    match nat.gateways.state {
+        GatewayState::Asking => false,
+        GatewayState::Mapped if knows_peers => {
+            let mut mappings = nat.mappings.iter();
+            mappings.all(|m| m.verified || m.problem.is_some())
+        }
+        _ => true,
     }
 }
 

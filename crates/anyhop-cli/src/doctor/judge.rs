@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use anyhop::{Carrier, Endpoint, NatInfo, PathInfo, PathKind};
+use anyhop::{Carrier, Endpoint, GatewayState, NatInfo, NatStatus, PathInfo, PathKind};
 
 use super::{
     Check, Status,
@@ -205,38 +205,64 @@ fn nat(facts: &Facts) -> Check {
 
 /// Port mappings on gateways.
 fn port_mapping(facts: &Facts) -> Check {
+    const CHECK: &str = "port_mapping";
     let nat = &facts.status.nat;
+    if !nat.mappings.is_empty() {
+        return mapped(CHECK, nat);
+    }
+    if nat.reachability == "public" {
+        return Check::ok(CHECK, "none is needed");
+    }
+    // What is not known to be needed is not known to be missed.
+    let missed = |summary: &str| {
+        let status = match nat.reachability.as_str() {
+            "behind_nat" => Status::Warn,
+            _ => Status::Skipped,
+        };
+        let reason = nat.gateways.reason.clone();
+        Check::new(CHECK, status, summary).detail(reason.unwrap_or_default())
+    };
+    match nat.gateways.state {
+        GatewayState::NotAsked => missed("no gateway is asked").remedy(
+            "have the daemon ask: start it with an IPv4 address and without --no-port-mapping",
+        ),
+        GatewayState::NotNeeded => Check::ok(
+            CHECK,
+            "none is needed: this host has a public IPv4 address, or no IPv4 network",
+        ),
+        GatewayState::Asking => Check::skipped(CHECK, "no gateway has answered yet")
+            .remedy("look again in a few seconds"),
+        GatewayState::NoAnswer => missed("no gateway answers PCP, NAT-PMP or UPnP").remedy(
+            "switch one of them on at the router, or forward this node's UDP port there; without \
+             it, direct paths depend on hole punching",
+        ),
+        GatewayState::Refused | GatewayState::Mapped => {
+            missed("a gateway answers, and maps no port").remedy(
+                "allow this host and its UDP port in the router's settings for UPnP, NAT-PMP and \
+                 PCP, or forward the port there",
+            )
+        }
+    }
+}
+
+/// Mappings that a gateway says there are.
+fn mapped(check: &str, nat: &NatStatus) -> Check {
     let lines: Vec<_> = nat.mappings.iter().map(words::mapping_line).collect();
     let detail = lines.join("; ");
     if nat.mappings.iter().any(|m| m.verified) {
-        return Check::ok("port_mapping", "a port of the gateway leads to this node")
-            .detail(detail);
+        return Check::ok(check, "a port of the gateway leads to this node").detail(detail);
     }
-    if !nat.mappings.is_empty() {
-        return Check::new(
-            "port_mapping",
-            Status::Warn,
-            "the gateway says that it maps a port, and nobody has come in through it",
-        )
+    let known_bad = nat.mappings.iter().all(|m| m.problem.is_some());
+    let summary = match known_bad {
+        true => "the gateway maps a port, and that leads nowhere",
+        false => "the gateway says that it maps a port, and nobody has come in through it",
+    };
+    Check::new(check, Status::Warn, summary)
         .detail(detail)
         .remedy(
             "there may be another NAT behind the gateway (compare its external address with \
              `observed_addresses` in `anyhop status`), or its firewall drops what it maps",
-        );
-    }
-    match nat.reachability.as_str() {
-        "public" => Check::ok("port_mapping", "none is needed"),
-        "behind_nat" => Check::new(
-            "port_mapping",
-            Status::Warn,
-            "no gateway answers PCP, NAT-PMP or UPnP",
         )
-        .remedy(
-            "switch one of them on at the router, or forward this node's UDP port there; without \
-             it, direct paths depend on hole punching",
-        ),
-        _ => Check::skipped("port_mapping", "not known to be needed"),
-    }
 }
 
 /// Relays that others reach this node through.

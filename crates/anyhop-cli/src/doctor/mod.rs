@@ -9,7 +9,7 @@
 //!
 //! A daemon examines itself when it is asked to. Without one the command does the same
 //! with a temporary node, which knows only the peers it was given. Either way packets go
-//! to configured peers only, never to a third party.
+//! to configured peers and to this network's gateways only, never to a third party.
 
 mod facts;
 mod judge;
@@ -94,7 +94,7 @@ impl Check {
 }
 
 /// Examines a node and the host under it. Takes as long as the slowest peer to be probed,
-/// some seconds at most.
+/// or gateway to be asked: some seconds at most.
 pub(crate) async fn examine(node: &Node, state_dir: &StateDir, daemon: bool) -> Report {
     let facts = facts::gather(node, state_dir, daemon).await;
     let checks = judge::judge(&facts);

@@ -47,14 +47,14 @@ fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
 fn doctor_without_a_daemon_examines_by_itself_and_says_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = dir.path().join("state");
-    let done = run(anyhop(&state).args(["--json", "doctor"]));
+    let done = run(anyhop(&state).args(["--json", "doctor", "--no-port-mapping"]));
     let found = report(&done);
     assert_eq!(found["daemon"], false);
     assert!(found["nat"]["reachability"].is_string());
     assert_eq!(check(&found, "udp_ipv4")["status"], "skipped");
     assert_eq!(check(&found, "state_dir")["status"], "skipped");
     assert!(!state.exists(), "an examination makes nothing");
-    let text = run(anyhop(&state).arg("doctor"));
+    let text = run(anyhop(&state).args(["doctor", "--no-port-mapping"]));
     assert!(text.text().contains("temporary node"), "{text:?}");
     assert!(!text.text().contains('\u{1b}'), "no colours into a pipe");
     for checked in found["checks"].as_array().expect("a list") {
@@ -67,7 +67,13 @@ fn doctor_without_a_daemon_examines_by_itself_and_says_so() {
 fn doctor_examines_with_the_peers_it_is_given() {
     let daemon = Daemon::start(&[]);
     let dir = tempfile::tempdir().expect("a directory");
-    let given = ["--json", "doctor", "--bootstrap", &daemon.addresses[0]];
+    let given = [
+        "--json",
+        "doctor",
+        "--no-port-mapping",
+        "--bootstrap",
+        &daemon.addresses[0],
+    ];
     let found = report(&run(anyhop(dir.path()).args(given)));
     assert_eq!(found["daemon"], false);
     let udp = check(&found, "udp_ipv4");
@@ -85,7 +91,13 @@ fn doctor_fails_when_no_peer_given_is_reached() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
     let port = socket.local_addr().expect("bound").port();
     let addr = format!("/ip4/127.0.0.1/udp/{port}/quic-v1/p2p/{}", absent_peer());
-    let done = run(anyhop(dir.path()).args(["--json", "doctor", "--bootstrap", &addr]));
+    let done = run(anyhop(dir.path()).args([
+        "--json",
+        "doctor",
+        "--no-port-mapping",
+        "--bootstrap",
+        &addr,
+    ]));
     let found = report(&done);
     let relays = check(&found, "relays");
     assert_eq!(relays["status"], "fail", "{relays}");
@@ -101,7 +113,13 @@ fn doctor_reaches_a_websocket_and_sees_whose_site_is_around_it() {
     let mut addresses = daemon.addresses.iter();
     let address = addresses.find(|a| a.contains("/ws/")).expect("one");
     let dir = tempfile::tempdir().expect("a directory");
-    let given = ["--json", "doctor", "--bootstrap", address];
+    let given = [
+        "--json",
+        "doctor",
+        "--no-port-mapping",
+        "--bootstrap",
+        address,
+    ];
     let found = report(&run(anyhop(dir.path()).args(given)));
     for name in ["websocket", "captive_portal", "clock"] {
         let check = check(&found, name);
@@ -131,7 +149,13 @@ fn doctor_sees_a_captive_portal_in_a_peers_place() {
     );
     let address = format!("/ip4/127.0.0.1/tcp/{port}/ws/p2p/{}", absent_peer());
     let dir = tempfile::tempdir().expect("a directory");
-    let given = ["--json", "doctor", "--bootstrap", &address];
+    let given = [
+        "--json",
+        "doctor",
+        "--no-port-mapping",
+        "--bootstrap",
+        &address,
+    ];
     let found = report(&run(anyhop(dir.path()).args(given)));
     let portal = check(&found, "captive_portal");
     assert_eq!(portal["status"], "fail", "{portal}");
@@ -149,9 +173,11 @@ fn doctor_tells_of_proxies_without_their_passwords() {
             command.env_remove(name);
             command.env_remove(name.to_ascii_uppercase());
         }
-        report(&run(command
-            .env(variable, value)
-            .args(["--json", "doctor"])))
+        report(&run(command.env(variable, value).args([
+            "--json",
+            "doctor",
+            "--no-port-mapping",
+        ])))
     };
     let found = with("HTTPS_PROXY", "http://joe:secret@127.0.0.1:3128");
     assert!(!found.to_string().contains("secret"), "{found}");
@@ -185,12 +211,16 @@ fn doctor_sees_a_key_that_others_can_read() {
     run(anyhop(dir.path()).arg("id")).ok();
     let mode = |mode| fs::Permissions::from_mode(mode);
     fs::set_permissions(dir.path(), mode(0o755)).expect("mine");
-    let found = report(&run(anyhop(dir.path()).args(["--json", "doctor"])));
+    let found = report(&run(anyhop(dir.path()).args([
+        "--json",
+        "doctor",
+        "--no-port-mapping",
+    ])));
     let open = check(&found, "state_dir");
     assert_eq!(open["status"], "warn", "{open}");
     assert!(string(&open["remediation"]).contains("chmod 700"), "{open}");
     fs::set_permissions(dir.path().join("key"), mode(0o644)).expect("mine");
-    let done = run(anyhop(dir.path()).args(["--json", "doctor"]));
+    let done = run(anyhop(dir.path()).args(["--json", "doctor", "--no-port-mapping"]));
     let exposed = report(&done);
     let exposed = check(&exposed, "state_dir");
     assert_eq!(exposed["status"], "fail", "{exposed}");

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use anyhop::net::{Answer, BoxMapping, MappingProtocol, PortMapper, PortMapping, Transport};
+use anyhop::net::{
+    Answer, BoxMapping, MapError, MappingProtocol, PortMapper, PortMapping, Transport,
+};
 use tokio::time::Instant;
 
 use super::{HostId, NatId, Place, Shared};
@@ -22,19 +24,20 @@ pub(super) struct SimMapper {
 }
 
 impl PortMapper for SimMapper {
-    fn map(&self, transport: Transport, port: u16) -> Answer<'_, Result<BoxMapping, String>> {
+    fn map(&self, transport: Transport, port: u16) -> Answer<'_, Result<BoxMapping, MapError>> {
+        let silent = |reason: &str| MapError::NoAnswer(reason.to_owned());
         let mapped = || {
             let nat = {
                 let mut fabric = self.shared.lock();
                 fabric.gateway(Place::Host(self.host))
             };
-            let nat = nat.ok_or("there is no gateway")?;
+            let nat = nat.ok_or_else(|| silent("there is no gateway"))?;
             let ip = {
                 let fabric = self.shared.lock();
                 let mut own = fabric.addresses(self.host).iter().copied();
                 own.find(IpAddr::is_ipv4)
             };
-            let ip = ip.ok_or("there is no IPv4 address")?;
+            let ip = ip.ok_or_else(|| silent("there is no IPv4 address"))?;
             let mut mapping = SimMapping {
                 shared: Arc::clone(&self.shared),
                 nat,
@@ -42,7 +45,7 @@ impl PortMapper for SimMapper {
                 internal: SocketAddr::new(ip, port),
                 external: SocketAddr::new(ip, port),
             };
-            mapping.ask(LIFETIME)?;
+            mapping.ask(LIFETIME).map_err(MapError::Refused)?;
             let mapping: BoxMapping = Box::new(mapping);
             Ok(mapping)
         };

@@ -9,7 +9,9 @@ mod mapper;
 mod os;
 
 pub(crate) use live::LiveSocket;
-pub use mapper::{Answer, BoxMapping, MappingProtocol, PortMapper, PortMapping, Transport};
+pub use mapper::{
+    Answer, BoxMapping, MapError, MappingProtocol, PortMapper, PortMapping, Transport,
+};
 pub use os::OsHost;
 
 use std::{

@@ -28,8 +28,8 @@ use tokio::{
 
 use super::{Inner, Network, protocols};
 use crate::{
-    MappingInfo, PathKind, StreamError,
-    net::{BoxMapping, MappingProtocol, PortMapper, Transmit, Transport},
+    GatewayInfo, GatewayState, MappingInfo, PathKind, StreamError,
+    net::{BoxMapping, MapError, MappingProtocol, PortMapper, Transmit, Transport},
     session::{Command, Conn},
     stream::{RecvStream, SendStream, malformed, read_frame},
 };
@@ -47,6 +47,8 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 const MIN_RENEWAL: Duration = Duration::from_secs(15);
 /// Wait before a mapping that nobody could try, or reach, is tried again.
 const VERIFY_RETRY: Duration = Duration::from_secs(10);
+/// Longest wait between looks for somebody to try it.
+const VERIFY_LOOK: Duration = Duration::from_secs(1);
 /// Longest wait between such tries; it doubles.
 const VERIFY_RETRY_MAX: Duration = Duration::from_secs(600);
 /// Peers asked in one try.
@@ -91,6 +93,13 @@ pub(super) struct Mapped {
     problem: Option<String>,
 }
 
+/// The mappings, and what came of asking for them.
+#[derive(Debug, Default)]
+pub(super) struct Mappings {
+    held: Vec<Mapped>,
+    gateways: GatewayInfo,
+}
+
 /// What came of a try to be reached.
 #[derive(Debug, PartialEq, Eq)]
 enum Try {
@@ -120,6 +129,7 @@ impl Inner {
             tls,
         });
         for port in udp.into_iter().chain(ws) {
+            self.note_gateways(GatewayState::Asking, None);
             // Not cancelled on stop: the mapping is removed then.
             let keep = Arc::clone(self).keep_mapping(Arc::clone(&mapper), port);
             self.spawn_unstopped(keep);
@@ -130,19 +140,23 @@ impl Inner {
         let mut wait = RETRY;
         while !self.stop.is_cancelled() {
             if let Some(number) = self.port_to_map(port) {
+                self.note_gateways(GatewayState::Asking, None);
                 let asked = timeout(MAP_TIMEOUT, mapper.map(port.transport(), number));
                 let mapped = tokio::select! {
                     () = self.stop.cancelled() => return,
                     mapped = asked => mapped,
                 };
-                match mapped.unwrap_or_else(|_| Err("no answer".to_owned())) {
+                let late = |_| Err(MapError::NoAnswer(format!("not within {MAP_TIMEOUT:?}")));
+                match mapped.unwrap_or_else(late) {
                     Ok(mapping) => {
                         wait = RETRY;
                         self.hold_mapping(port, mapping).await;
                         continue;
                     }
-                    Err(reason) => tracing::debug!(?port, reason, "no port mapping"),
+                    Err(e) => self.note_failure(port, &e),
                 }
+            } else {
+                self.note_gateways(GatewayState::NotNeeded, None);
             }
             let moved = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -232,10 +246,11 @@ impl Inner {
         }
         {
             let mut mappings = self.mappings();
-            let before = mappings.iter().position(|m| m.port == port);
-            let before = before.map(|at| mappings.swap_remove(at));
+            let held = &mut mappings.held;
+            let before = held.iter().position(|m| m.port == port);
+            let before = before.map(|at| held.swap_remove(at));
             let verified = before.is_some_and(|b| b.external == external && b.verified);
-            mappings.push(Mapped {
+            held.push(Mapped {
                 port,
                 protocol: mapping.protocol(),
                 external,
@@ -248,14 +263,28 @@ impl Inner {
     }
 
     fn forget_mapping(&self, port: Port) {
-        self.mappings().retain(|m| m.port != port);
+        self.mappings().held.retain(|m| m.port != port);
+        self.record_changed();
+    }
+
+    fn note_failure(&self, port: Port, error: &MapError) {
+        tracing::debug!(?port, %error, "no port mapping");
+        let state = match error {
+            MapError::NoAnswer(_) => GatewayState::NoAnswer,
+            MapError::Refused(_) => GatewayState::Refused,
+        };
+        self.note_gateways(state, Some(error.reason().to_owned()));
+    }
+
+    fn note_gateways(&self, state: GatewayState, reason: Option<String>) {
+        self.mappings().gateways = GatewayInfo { state, reason };
         self.record_changed();
     }
 
     fn note_try(&self, port: Port, tried: &Try) {
         {
             let mut mappings = self.mappings();
-            let Some(mapped) = mappings.iter_mut().find(|m| m.port == port) else {
+            let Some(mapped) = mappings.held.iter_mut().find(|m| m.port == port) else {
                 return;
             };
             mapped.verified = *tried == Try::Reached;
@@ -273,7 +302,7 @@ impl Inner {
 
     fn is_to_verify(&self, port: Port) -> bool {
         let mappings = self.mappings();
-        let mapped = mappings.iter().find(|m| m.port == port);
+        let mapped = mappings.held.iter().find(|m| m.port == port);
         port == Port::Udp && mapped.is_some_and(|m| !m.verified)
     }
 
@@ -301,7 +330,7 @@ impl Inner {
     /// Where this node is mapped to, as far as nothing speaks against it.
     pub(super) fn mapped_endpoints(&self) -> Vec<Endpoint> {
         let mappings = self.mappings();
-        let good = mappings.iter().filter(|m| m.problem.is_none());
+        let good = mappings.held.iter().filter(|m| m.problem.is_none());
         good.map(|m| match m.port {
             Port::Udp => Endpoint::Udp(m.external),
             Port::Ws { tls, .. } => Endpoint::Ws {
@@ -314,7 +343,7 @@ impl Inner {
 
     /// Whether strangers can reach this node by a mapping.
     pub(super) fn has_verified_mapping(&self) -> bool {
-        self.mappings().iter().any(|m| m.verified)
+        self.mappings().held.iter().any(|m| m.verified)
     }
 
     /// The mappings as reports show them.
@@ -328,15 +357,28 @@ impl Inner {
             verified: m.verified,
             problem: m.problem.clone(),
         };
-        mappings.iter().map(info).collect()
+        mappings.held.iter().map(info).collect()
     }
 
-    fn mappings(&self) -> std::sync::MutexGuard<'_, Vec<Mapped>> {
+    /// What came of asking gateways. Of several ports the last one's, unless one is mapped.
+    pub(super) fn gateway_info(&self) -> GatewayInfo {
+        let mappings = self.mappings();
+        if mappings.held.is_empty() {
+            return mappings.gateways.clone();
+        }
+        GatewayInfo {
+            state: GatewayState::Mapped,
+            reason: None,
+        }
+    }
+
+    fn mappings(&self) -> std::sync::MutexGuard<'_, Mappings> {
         self.mappings.lock().expect("no holder panics")
     }
 
     async fn verify_at(&self, at: Instant, external: SocketAddr) -> Try {
         sleep_until(at).await;
+        let _ = timeout(VERIFY_RETRY, self.somebody_sees(external.ip())).await;
         let mut tried = Try::NobodyAsked;
         for conn in self.who_sees(external.ip()).into_iter().take(MAX_ASKED) {
             match self.ask_to_reach(&conn, external).await {
@@ -346,6 +388,14 @@ impl Inner {
             }
         }
         tried
+    }
+
+    /// Waits until there is somebody to ask.
+    async fn somebody_sees(&self, external: IpAddr) {
+        while self.who_sees(external).is_empty() {
+            let changed = self.session_changed.notified();
+            let _ = timeout(VERIFY_LOOK, changed).await;
+        }
     }
 
     /// Links whose peers are outside: we dialled them and they have public addresses.

@@ -206,7 +206,7 @@ pub(crate) struct Inner {
     traces: Mutex<PerNeighbour>,
     samples: Mutex<PerNeighbour>,
     reaches: Mutex<PerNeighbour>,
-    mappings: Mutex<Vec<mapping::Mapped>>,
+    mappings: Mutex<mapping::Mappings>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
     record_dirty: Notify,
@@ -318,6 +318,7 @@ impl Inner {
             v4: self.nat_info(Family::V4),
             v6: self.nat_info(Family::V6),
             mappings: self.mapping_infos(),
+            gateways: self.gateway_info(),
         }
     }
 

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use anyhop::{
-    Keypair, MappingInfo, NatStatus, NodeStatus, PeerAddr, PeerClock, PeerId, RelayStatus,
-    SessionInfo,
+    GatewayInfo, Keypair, MappingInfo, NatStatus, NodeStatus, PeerAddr, PeerClock, PeerId,
+    RelayStatus, SessionInfo,
 };
 use anyhop_os::SocketBufferLimits;
 
@@ -223,8 +223,54 @@ fn a_gateways_word_counts_only_when_somebody_came_in() {
     let check = port_mapping(&f);
     expect(&check, Status::Warn);
     assert!(check.summary.contains("says"), "{check:?}");
+    f.status.nat.mappings[0].problem = Some("the port is closed".to_owned());
+    let check = port_mapping(&f);
+    expect(&check, Status::Warn);
+    assert!(check.summary.contains("leads nowhere"), "{check:?}");
+    assert!(check.detail.contains("the port is closed"), "{check:?}");
     f.status.nat.mappings.push(mapping(true));
     expect(&port_mapping(&f), Status::Ok);
+}
+
+#[test]
+fn silent_gateways_are_told_from_those_that_refuse_and_those_not_asked() {
+    let check = |state, reachability: &str| {
+        let mut f = facts();
+        f.status.nat.reachability = reachability.to_owned();
+        let asked = matches!(state, GatewayState::NoAnswer | GatewayState::Refused);
+        f.status.nat.gateways = GatewayInfo {
+            state,
+            reason: asked.then(|| "10.0.0.1: as it said".to_owned()),
+        };
+        port_mapping(&f)
+    };
+    let (natted, unknown) = ("behind_nat", "unknown");
+    let table = [
+        (GatewayState::NotAsked, natted, Status::Warn, "is asked"),
+        (GatewayState::NotAsked, unknown, Status::Skipped, "is asked"),
+        (GatewayState::NotNeeded, unknown, Status::Ok, "needed"),
+        (GatewayState::Asking, natted, Status::Skipped, "yet"),
+        (
+            GatewayState::NoAnswer,
+            natted,
+            Status::Warn,
+            "no gateway answers",
+        ),
+        (
+            GatewayState::NoAnswer,
+            unknown,
+            Status::Skipped,
+            "no gateway answers",
+        ),
+        (GatewayState::Refused, natted, Status::Warn, "maps no port"),
+    ];
+    for (state, reachability, status, says) in table {
+        let check = check(state, reachability);
+        expect(&check, status);
+        assert!(check.summary.contains(says), "{check:?}");
+        let asked = matches!(state, GatewayState::NoAnswer | GatewayState::Refused);
+        assert_eq!(check.detail.contains("as it said"), asked, "{check:?}");
+    }
 }
 
 #[test]
