@@ -16,6 +16,7 @@ mod cone;
 mod families;
 mod killed_relay;
 mod lan;
+mod mapping;
 mod matrix;
 mod moving;
 mod node;

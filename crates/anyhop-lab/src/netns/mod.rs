@@ -180,6 +180,27 @@ impl NetLab {
         self.router_at(name, config, uplink, &inet, BRIDGE)
     }
 
+    /// Adds a router with another external IPv4 address than those of the lab's internet,
+    /// which carries packets there too: software for real routers does not serve on
+    /// addresses that are for documentation (RFC 5737). IPv4 only.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn router_with_wan(
+        &mut self,
+        name: &str,
+        kind: NatKind,
+        wan: Ipv4Addr,
+    ) -> Result<Router, LabError> {
+        let inet = self.inet();
+        inet.ip(&["route", "add", &format!("{wan}/32"), "dev", BRIDGE])?;
+        let uplink = Uplink {
+            v4: Some(wan),
+            ..self.public_uplink(Families::V4)
+        };
+        self.router_at(name, kind.into(), uplink, &inet, BRIDGE)
+    }
+
     /// Adds a router behind another one, one layer deeper. IPv4 only.
     ///
     /// # Errors
