@@ -150,6 +150,25 @@ async fn a_mapping_is_renewed_for_as_long_as_the_node_runs_and_follows_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_mapping_that_the_gateway_forgot_is_made_again_before_it_would_expire() {
+    let mut world = World::new(46).await;
+    let config = mapping_config(&world);
+    let a = world
+        .natted_with("a", strict(PortMapping::Honest), config)
+        .await;
+    let verified = || mapping(&a.node).is_some_and(|m| m.verified);
+    eventually("verified", Duration::from_secs(30), verified).await;
+    // It lives for 600 s, and would be renewed after 300.
+    let left = || mapping(&a.node).unwrap().expires_s;
+    world.net.reset_nat(a.nat);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(left() < 545, "{} s left", left());
+    eventually("made again", Duration::from_secs(80), || left() > 590).await;
+    eventually("verified again", Duration::from_secs(10), verified).await;
+    assert_eq!(mapping(&a.node).unwrap().problem, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_asked_of_gateways_unless_told_to() {
     let mut world = World::new(44).await;
     let a = world.natted("a", strict(PortMapping::Honest)).await;

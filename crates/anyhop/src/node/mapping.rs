@@ -2,7 +2,7 @@
 //! WebSockets are served on.
 //!
 //! A mapping is asked for where this machine has no public IPv4 address, renewed at half of
-//! its life, made anew when the machine moves, and removed when the node stops. Gateways
+//! its life and when it stops to work, made anew when the machine moves, and removed when the node stops. Gateways
 //! lie: they name an external address that is private or not what others see, or promise a
 //! port that stays closed. So a mapping of UDP counts as verified only when a connected peer
 //! has reached this node there from a port it was never spoken to from, and one that is
@@ -47,6 +47,8 @@ const RETRY_MAX: Duration = Duration::from_secs(3600);
 const MIN_RENEWAL: Duration = Duration::from_secs(15);
 /// Wait before a mapping that nobody could try, or reach, is tried again.
 const VERIFY_RETRY: Duration = Duration::from_secs(10);
+/// Wait before one that works is tried again: gateways forget when they restart.
+const VERIFY_AGAIN: Duration = Duration::from_secs(120);
 /// Longest wait between looks for somebody to try it.
 const VERIFY_LOOK: Duration = Duration::from_secs(1);
 /// Longest wait between such tries; it doubles.
@@ -107,6 +109,15 @@ enum Try {
     NotReached(PeerId),
     /// Nobody could be asked.
     NobodyAsked,
+}
+
+/// What is known of a mapping after a try.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// It worked, and does no more: the gateway may have restarted.
+    Lost,
+    Unproven,
 }
 
 impl Inner {
@@ -179,7 +190,6 @@ impl Inner {
         self.note_mapping(port, &mapping);
         let mut renew_at = renewal(&mapping);
         let remove = loop {
-            let to_verify = self.is_to_verify(port);
             tokio::select! {
                 () = self.stop.cancelled() => break true,
                 () = moved_since(&mut network, changes) => break true,
@@ -193,10 +203,16 @@ impl Inner {
                         break false;
                     }
                 },
-                tried = self.verify_at(verify_at, mapping.external()), if to_verify => {
-                    verify_at = Instant::now() + verify_wait;
-                    verify_wait = (verify_wait * 2).min(VERIFY_RETRY_MAX);
-                    self.note_try(port, &tried);
+                tried = self.verify_at(verify_at, mapping.external()), if port == Port::Udp => {
+                    let now = Instant::now();
+                    match self.note_try(port, &tried) {
+                        Verdict::Good => (verify_at, verify_wait) = (now + VERIFY_AGAIN, VERIFY_RETRY),
+                        Verdict::Lost => (renew_at, verify_at) = (now, now),
+                        Verdict::Unproven => {
+                            verify_at = now + verify_wait;
+                            verify_wait = (verify_wait * 2).min(VERIFY_RETRY_MAX);
+                        }
+                    }
                 }
             }
         };
@@ -281,29 +297,33 @@ impl Inner {
         self.record_changed();
     }
 
-    fn note_try(&self, port: Port, tried: &Try) {
-        {
+    fn note_try(&self, port: Port, tried: &Try) -> Verdict {
+        let verdict = {
             let mut mappings = self.mappings();
             let Some(mapped) = mappings.held.iter_mut().find(|m| m.port == port) else {
-                return;
+                return Verdict::Unproven;
             };
-            mapped.verified = *tried == Try::Reached;
-            mapped.problem = match tried {
-                Try::Reached => None,
-                Try::NotReached(peer) => Some(format!(
-                    "{peer} could not reach this node there: the gateway or one above it keeps \
-                     the port closed"
-                )),
-                Try::NobodyAsked => self.lie(mapped.external),
-            };
-        }
+            let was_verified = mapped.verified;
+            match tried {
+                Try::Reached => (mapped.verified, mapped.problem) = (true, None),
+                Try::NotReached(peer) => {
+                    mapped.verified = false;
+                    mapped.problem = Some(format!(
+                        "{peer} could not reach this node there: the gateway or one above it \
+                         keeps the port closed"
+                    ));
+                }
+                Try::NobodyAsked if was_verified => {}
+                Try::NobodyAsked => mapped.problem = self.lie(mapped.external),
+            }
+            match (was_verified, mapped.verified) {
+                (_, true) => Verdict::Good,
+                (true, false) => Verdict::Lost,
+                (false, false) => Verdict::Unproven,
+            }
+        };
         self.record_changed();
-    }
-
-    fn is_to_verify(&self, port: Port) -> bool {
-        let mappings = self.mappings();
-        let mapped = mappings.held.iter().find(|m| m.port == port);
-        port == Port::Udp && mapped.is_some_and(|m| !m.verified)
+        verdict
     }
 
     /// What is wrong with an external address on its face.
