@@ -188,12 +188,13 @@ impl Report {
             if pairs.is_empty() {
                 continue;
             }
-            let (runs, seed) = (self.runs, self.seed);
+            let seed = self.seed;
+            let runs = match self.runs {
+                1 => "1 run".to_owned(),
+                n => format!("{n} runs"),
+            };
             let rows = write(&pairs);
-            let _ = writeln!(
-                text,
-                "{name}, {runs} runs of each pair, seed {seed}:\n\n{rows}"
-            );
+            let _ = writeln!(text, "{name}, {runs} of each pair, seed {seed}:\n\n{rows}");
         }
         text
     }
