@@ -286,10 +286,7 @@ pub(crate) fn message_headers() -> Vec<Vec<u8>> {
 
 pub(crate) fn udp_payloads() -> Vec<Vec<u8>> {
     let peer_keys = ProbeKeys::new(&[7; PROBE_SECRET_LEN], false);
-    let ping = peer_keys.seal(Probe::Ping {
-        nonce: 1,
-        nominate: false,
-    });
+    let ping = peer_keys.seal(Probe::ping(1));
     let pong = peer_keys.seal(Probe::Pong {
         nonce: 2,
         observed: socket(V6),

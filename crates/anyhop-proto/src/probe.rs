@@ -15,12 +15,14 @@
 //!  | 0x03 | kind |  token   |  nonce   | observed ip+port | zero     |  mac    |
 //!  +------+------+----------+----------+----------------+-----------+---------+
 //! ```
+//!
+//! A ping has the number of its attempt's technique at 18 and zero behind it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use aws_lc_rs::{constant_time, hmac};
 
-use crate::datagram;
+use crate::{datagram, path::Technique};
 
 /// Length of every probe, bytes.
 pub const PROBE_LEN: usize = 64;
@@ -30,6 +32,7 @@ pub const PROBE_SECRET_LEN: usize = 8 + 32 + 32;
 pub const PROBE_EXPORTER_LABEL: &[u8] = b"EXPORTER-anyhop-probe-1";
 
 const MAC_AT: usize = 48;
+const ATTEMPT_AT: usize = 18;
 const PING: u8 = 0;
 const PONG: u8 = 1;
 const NOMINATING_PING: u8 = 2;
@@ -48,6 +51,8 @@ pub enum Probe {
         /// Whether a path will run between the sockets of this ping: the other side
         /// keeps the one it came in on.
         nominate: bool,
+        /// The attempt that it belongs to, if any that is known here.
+        attempt: Option<Technique>,
     },
     /// The answer.
     Pong {
@@ -61,6 +66,18 @@ pub enum Probe {
         /// QUIC's id of the path.
         path: u32,
     },
+}
+
+impl Probe {
+    /// A ping that belongs to no attempt.
+    #[must_use]
+    pub fn ping(nonce: u64) -> Self {
+        Self::Ping {
+            nonce,
+            nominate: false,
+            attempt: None,
+        }
+    }
 }
 
 /// The keys of one session's probes.
@@ -104,8 +121,13 @@ impl ProbeKeys {
         out[0] = datagram::PROBE;
         out[2..10].copy_from_slice(&self.token);
         let nonce = match probe {
-            Probe::Ping { nonce, nominate } => {
+            Probe::Ping {
+                nonce,
+                nominate,
+                attempt,
+            } => {
                 out[1] = if nominate { NOMINATING_PING } else { PING };
+                out[ATTEMPT_AT] = attempt.map_or(0, Technique::code);
                 nonce
             }
             Probe::Pong { nonce, observed } => {
@@ -142,6 +164,7 @@ impl ProbeKeys {
             PING | NOMINATING_PING => Some(Probe::Ping {
                 nonce,
                 nominate: packet[1] == NOMINATING_PING,
+                attempt: Technique::from_code(u32::from(packet[ATTEMPT_AT])),
             }),
             PONG => Some(Probe::Pong {
                 nonce,
@@ -196,11 +219,44 @@ mod tests {
     #[test]
     fn each_side_opens_what_the_other_sealed_and_not_its_own() {
         let (client, server) = keys();
-        let [ping, nominating] = [false, true].map(|nominate| Probe::Ping { nonce: 7, nominate });
+        let [ping, nominating] = [false, true].map(|nominate| Probe::Ping {
+            nonce: 7,
+            nominate,
+            attempt: nominate.then_some(Technique::Birthday),
+        });
         assert_eq!(server.open(&client.seal(nominating)), Some(nominating));
         let packet = client.seal(ping);
         assert_eq!(server.open(&packet), Some(ping));
         assert_eq!(client.open(&packet), None, "a reflected probe is refused");
+    }
+
+    #[test]
+    fn ping_has_these_bytes() {
+        let (client, _) = keys();
+        let nonce = 0x0102_0304_0506_0708;
+        for (attempt, code) in [(None, 0), (Some(Technique::Prediction), 4)] {
+            let packet = client.seal(Probe::Ping {
+                nonce,
+                nominate: attempt.is_some(),
+                attempt,
+            });
+            let kind = if attempt.is_some() { 2 } else { 0 };
+            let head = [
+                3, kind, 0, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7, 8, code,
+            ];
+            assert_eq!(packet[..19], head);
+            assert_eq!(packet[19..48], [0; 29]);
+        }
+    }
+
+    #[test]
+    fn a_ping_of_an_attempt_of_later_days_is_a_ping() {
+        let (client, server) = keys();
+        let mut packet = client.seal(Probe::ping(9));
+        packet[ATTEMPT_AT] = 200;
+        let tag = hmac::sign(&client.send, &packet[..MAC_AT]);
+        packet[MAC_AT..].copy_from_slice(&tag.as_ref()[..PROBE_LEN - MAC_AT]);
+        assert_eq!(server.open(&packet), Some(Probe::ping(9)));
     }
 
     #[test]
@@ -234,10 +290,7 @@ mod tests {
         #[test]
         fn a_flipped_bit_anywhere_is_refused(bit in 0..PROBE_LEN * 8, nonce: u64) {
             let (client, server) = keys();
-            let mut packet = client.seal(Probe::Ping {
-                nonce,
-                nominate: false,
-            });
+            let mut packet = client.seal(Probe::ping(nonce));
             packet[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(server.open(&packet), None);
         }

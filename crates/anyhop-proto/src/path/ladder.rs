@@ -5,7 +5,13 @@
 //! both NAT profiles, so that the server refuses what cannot work. A technique that has
 //! failed is not repeated in its round: 97.6 % of the holes that DCUtR punches are
 //! punched by the first attempt, so another technique is worth more than another try.
-//! When all are spent the round has failed, and the path agent waits before the next.
+//!
+//! **A round is a race.** The next technique starts when the one before has had its
+//! [head start](Technique::head_start), or at once when nothing that runs is in the plan
+//! any more: a round begins before the NATs are known, and the plan changes with what is
+//! learned. Each has sockets of its own, or tells its pings from those of the others, so
+//! that both may win; the first to get there ends the others. When all have failed the
+//! round has, and the path agent waits before the next.
 //!
 //! What runs, on which side:
 //!
@@ -37,14 +43,23 @@ pub const BIRTHDAY_COOL_DOWN: Duration = Duration::from_secs(60);
 pub const PREDICTION_COOL_DOWN: Duration = Duration::from_secs(5);
 /// Wait before low-TTL openers are repeated.
 pub const LOW_TTL_COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long the technique before another has for itself: a punch that works takes a round
+/// trip, and the next costs a socket and some pings.
+pub const HEAD_START: Duration = Duration::from_millis(400);
+/// The same before a birthday attempt, which costs 256 sockets and a thousand pings.
+pub const BIRTHDAY_HEAD_START: Duration = Duration::from_millis(800);
+/// Techniques of one session that run at once, on either side.
+pub const MAX_RACING: usize = 4;
+/// How often a round looks whether there is something to try by what was learned.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A way of getting a direct path that both ends must take part in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Technique {
     /// Both ping all of each other's candidates at once.
     Punch,
-    /// The same, but the server's first pings die on the way, so that the client's NAT
-    /// hears nothing before it has sent.
+    /// The same between fresh sockets, but the server's first pings die on the way, so that
+    /// the client's NAT hears nothing before it has sent.
     LowTtlServer,
     /// The same with swapped roles.
     LowTtlClient,
@@ -57,7 +72,7 @@ pub enum Technique {
 impl Technique {
     /// Its number on the wire.
     #[must_use]
-    pub fn code(self) -> u32 {
+    pub fn code(self) -> u8 {
         match self {
             Self::Punch => 1,
             Self::LowTtlServer => 2,
@@ -78,13 +93,29 @@ impl Technique {
             Self::Birthday,
         ]
         .into_iter()
-        .find(|t| t.code() == code)
+        .find(|t| u32::from(t.code()) == code)
     }
 
     /// Whether it pings ports that nobody has named, so that it needs a budget of its own.
     #[must_use]
     pub fn guesses(self) -> bool {
         matches!(self, Self::Prediction | Self::Birthday)
+    }
+
+    /// Whether an attempt is for one family only, between sockets that it may have for
+    /// itself; a punch is for all addresses of both main sockets.
+    #[must_use]
+    pub fn is_of_family(self) -> bool {
+        self != Self::Punch
+    }
+
+    /// How long the technique before it runs alone.
+    #[must_use]
+    pub fn head_start(self) -> Duration {
+        match self {
+            Self::Birthday => BIRTHDAY_HEAD_START,
+            _ => HEAD_START,
+        }
     }
 
     /// Wait before it is repeated with the same peer.
@@ -109,6 +140,15 @@ pub enum Step {
     Try(Choice),
     /// This is not worth trying.
     Skip(Choice, &'static str),
+}
+
+/// What a [`Ladder`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// Propose this technique to the peer, or note why it is not worth trying.
+    Take(Step),
+    /// Nothing is left that could be tried.
+    RoundFailed,
 }
 
 /// The techniques for two NATs over one family, in order. Both ends compute the same:
@@ -150,7 +190,7 @@ pub fn plan(families: &[Family], a: &Profiles, b: &Profiles) -> Vec<Step> {
     for family in families {
         for step in plan_family(*family, a.of(*family), b.of(*family)) {
             let again = |s: &Step| match (s, &step) {
-                (Step::Try((a, _)), Step::Try((b, _))) => a == b && !a.guesses(),
+                (Step::Try((a, _)), Step::Try((b, _))) => a == b && !a.is_of_family(),
                 _ => false,
             };
             if !out.iter().any(again) {
@@ -161,7 +201,7 @@ pub fn plan(families: &[Family], a: &Profiles, b: &Profiles) -> Vec<Step> {
     // Stable: what needs no guessing first.
     out.sort_by_key(|step| match step {
         Step::Try((technique, _)) => technique.code(),
-        Step::Skip(..) => u32::MAX,
+        Step::Skip(..) => u8::MAX,
     });
     out
 }
@@ -174,18 +214,36 @@ pub struct Ladder {
     peer_families: Option<Vec<Family>>,
     /// Settled in this round: tried, skipped or refused.
     settled: Vec<Choice>,
+    /// Those of them that run now, [`MAX_RACING`] at most.
+    running: Vec<Choice>,
+    /// When the latest of them started, unless one has failed since.
+    started: Option<Instant>,
+    /// Whether a round runs.
+    racing: bool,
+    /// When there may be something to do.
+    look_at: Option<Instant>,
     /// When each may be tried again.
     cool_until: BTreeMap<Choice, Instant>,
 }
 
 impl Ladder {
     /// Begins a round: everything that has cooled down may be tried again.
-    pub fn start_round(&mut self) {
+    pub fn start_round(&mut self, now: Instant) {
         self.settled.clear();
+        self.running.clear();
+        self.started = None;
+        self.racing = true;
+        self.look_at = Some(now);
+    }
+
+    /// Ends the round: nothing more is tried.
+    pub fn end_round(&mut self) {
+        self.racing = false;
+        self.look_at = None;
     }
 
     /// The network changed: what failed may work now.
-    pub fn network_changed(&mut self) {
+    pub fn handle_network_changed(&mut self) {
         self.settled.clear();
         self.cool_until.clear();
     }
@@ -196,21 +254,72 @@ impl Ladder {
         self.peer_families = Some(families);
     }
 
-    /// What to do next; `None` when the round is over.
-    pub fn next(&mut self, now: Instant, own: &Profiles, families: &[Family]) -> Option<Step> {
-        for step in plan(&self.common(families), own, &self.peer) {
-            let (Step::Try(choice) | Step::Skip(choice, _)) = step;
-            if self.settled.contains(&choice) {
-                continue;
-            }
-            if self.cool_until.get(&choice).is_some_and(|at| *at > now) {
-                continue;
-            }
-            self.settled.push(choice);
-            self.cool_until.insert(choice, now + choice.0.cool_down());
-            return Some(step);
+    /// An attempt begins to ping: its head start counts from now.
+    pub fn handle_started(&mut self, now: Instant) {
+        self.started = Some(now);
+    }
+
+    /// An attempt got there and ended the others: nothing more is tried unless it fails.
+    pub fn handle_reached(&mut self, choice: Choice) {
+        self.running.retain(|c| *c == choice);
+        self.look_at = None;
+    }
+
+    /// An attempt failed or was refused: the next one needs not wait.
+    pub fn handle_failed(&mut self, now: Instant, choice: Choice) {
+        self.running.retain(|c| *c != choice);
+        self.started = None;
+        self.look_at = self.racing.then_some(now);
+    }
+
+    /// What to do now, to be asked until there is nothing.
+    pub fn poll(&mut self, now: Instant, own: &Profiles, families: &[Family]) -> Option<Move> {
+        if self.look_at.is_none_or(|at| at > now) {
+            return None;
         }
-        None
+        let plan = plan(&self.common(families), own, &self.peer);
+        let Some(step) = plan.iter().find(|step| self.is_due(now, step)) else {
+            if self.running.is_empty() {
+                self.end_round();
+                return Some(Move::RoundFailed);
+            }
+            self.look_at = Some(now + LOOK_AGAIN);
+            return None;
+        };
+        let (Step::Try(choice) | Step::Skip(choice, _)) = *step;
+        if matches!(step, Step::Try(_)) {
+            let full = self.running.len() >= MAX_RACING;
+            let waits = self.waits_until(choice, &plan).filter(|at| *at > now);
+            if full || waits.is_some() {
+                let again = now + LOOK_AGAIN;
+                self.look_at = Some(waits.map_or(again, |at| at.min(again)));
+                return None;
+            }
+            self.running.push(choice);
+            self.started = Some(now);
+            self.cool_until.insert(choice, now + choice.0.cool_down());
+        }
+        self.settled.push(choice);
+        Some(Move::Take(*step))
+    }
+
+    /// When to [`poll`](Self::poll) again; `None` while nothing is to be tried.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    fn is_due(&self, now: Instant, step: &Step) -> bool {
+        let (Step::Try(choice) | Step::Skip(choice, _)) = step;
+        let cools = self.cool_until.get(choice).is_some_and(|at| *at > now);
+        !cools && !self.settled.contains(choice)
+    }
+
+    /// Until when a technique leaves the field to those that run.
+    fn waits_until(&self, next: Choice, plan: &[Step]) -> Option<Instant> {
+        let hopeful = self.running.iter().any(|c| plan.contains(&Step::Try(*c)));
+        let started = self.started.filter(|_| hopeful)?;
+        Some(started + next.0.head_start())
     }
 
     fn common(&self, own: &[Family]) -> Vec<Family> {

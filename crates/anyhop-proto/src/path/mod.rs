@@ -40,7 +40,7 @@ mod punch;
 mod state;
 
 pub use agent::{Action, CloseReason, Family, PathAgent, PathKey, Role, Route, Sample};
-pub use ladder::{Ladder, PingBudget, Step, Technique};
+pub use ladder::{Ladder, Move, PingBudget, Step, Technique};
 pub use offer::{
     Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,
 };

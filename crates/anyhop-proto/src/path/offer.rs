@@ -90,7 +90,8 @@ pub struct Offer {
     pub candidates: Vec<Candidate>,
     /// What the sender's NATs are like.
     pub profiles: Profiles,
-    /// Where the sender's next mapping will be.
+    /// Where the sender's next mapping will be or, for low-TTL openers, that of a fresh
+    /// socket is.
     pub prediction: Option<Prediction>,
 }
 
@@ -101,7 +102,7 @@ impl Offer {
         let mut reason = self.reason.clone();
         reason.truncate(reason.floor_char_boundary(MAX_REASON));
         encode_frame(&wire::Offer {
-            technique: self.technique.code(),
+            technique: u32::from(self.technique.code()),
             family: match self.family {
                 Family::V4 => 4,
                 Family::V6 => 6,

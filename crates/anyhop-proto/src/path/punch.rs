@@ -8,7 +8,9 @@
 //!
 //! - **punch**: every candidate in each round, from the main socket.
 //! - **low TTL**: the opener's first rounds die on the way, the other side starts later;
-//!   so each NAT has sent before it hears anything.
+//!   so each NAT has sent before it hears anything. From a fresh socket on each side, whose
+//!   address was told: NATs that punish what comes in unasked hold it against the main
+//!   socket's mapping already.
 //! - **prediction**: the side whose NAT is foreseen pings from a fresh auxiliary socket,
 //!   whose next mapping it has told; the other pings the ports that were told.
 //! - **birthday**: one side pings from many auxiliary sockets, each of which gets a port
@@ -16,8 +18,9 @@
 //!
 //! An authenticated ping from an address that was no candidate adds it (a peer-reflexive
 //! candidate, RFC 8445 section 7.3.1.3). Only an address that answered *our* ping is
-//! reachable both ways. Where one side has auxiliary sockets, the client then nominates:
-//! its nominating ping tells the server which socket the path will run over.
+//! reachable both ways. Where one side may have auxiliary sockets, the client then nominates:
+//! its nominating ping tells the server which socket the path will run over. Pings name
+//! their technique, since several attempts may run at once.
 //!
 //! Everything is limited: pings by the technique's [`budget`](PunchPlan::budget), time by
 //! its rounds.
@@ -318,7 +321,7 @@ impl Puncher {
     }
 
     fn nominates(&self) -> bool {
-        self.plan.technique.guesses()
+        self.plan.technique.is_of_family()
     }
 
     fn end(&mut self, action: PunchAction) {

@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::Waker,
+    task::{Context, Poll, Waker},
 };
 
 use anyhop_proto::probe::PROBE_LEN;
@@ -171,6 +171,11 @@ impl AuxSet {
     /// The next probe that came in on any of them, not yet authenticated.
     pub(crate) async fn recv(&mut self) -> Option<Box<ProbePacket>> {
         self.incoming.recv().await
+    }
+
+    /// The same for those who wait for more than that.
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Box<ProbePacket>>> {
+        self.incoming.poll_recv(cx)
     }
 
     /// The socket of a number.

@@ -204,10 +204,7 @@ fn what_is_not_for_us_is_dropped_and_counted() {
         LINK_A,
         64,
         &[ProbeKeys::new(&[9; 72], true)
-            .seal(anyhop_proto::probe::Probe::Ping {
-                nonce: 1,
-                nominate: false,
-            })
+            .seal(anyhop_proto::probe::Probe::ping(1))
             .to_vec()],
     );
     assert_eq!(rig.poll(), []);

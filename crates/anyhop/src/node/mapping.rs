@@ -487,10 +487,7 @@ impl Inner {
             SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         let socket = self.host.bind_udp(SocketAddr::new(any, 0))?;
-        let ping = conn.keys.seal(Probe::Ping {
-            nonce,
-            nominate: false,
-        });
+        let ping = conn.keys.seal(Probe::ping(nonce));
         let start = Instant::now();
         for at in REACH_PINGS {
             sleep_until(start + at).await;

@@ -16,7 +16,7 @@ use anyhop_proto::{
     probe::Probe,
 };
 use rand::RngExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Inner,
@@ -28,6 +28,8 @@ use crate::{Event, NatInfo, NatStatus, engine::AuxSet, session::Conn};
 const SAMPLE_TRIES: u32 = 3;
 /// How long one is waited for.
 const SAMPLE_WAIT: Duration = Duration::from_millis(400);
+/// How long it takes at most, as a rule, from foreseeing a port until both sides have used it.
+const QUIET: Duration = Duration::from_secs(1);
 /// Peers whose last attempt that guesses ports is remembered; the oldest is forgotten.
 const MAX_GUESSERS: usize = 1024;
 
@@ -38,6 +40,8 @@ pub(crate) struct Nat {
     /// As it was told last.
     told: Mutex<NatStatus>,
     budget: Mutex<PingBudget>,
+    /// Until when tests open no mapping that can wait.
+    quiet_until: Mutex<Instant>,
     /// When each peer last had us guess ports, or open sockets for its guesses.
     guessed: Mutex<BTreeMap<(PeerId, Technique), Instant>>,
 }
@@ -48,6 +52,7 @@ impl Nat {
             told: Mutex::default(),
             profiles: Mutex::default(),
             budget: Mutex::new(PingBudget::new(Instant::now().into_std())),
+            quiet_until: Mutex::new(Instant::now()),
             guessed: Mutex::default(),
         }
     }
@@ -91,6 +96,24 @@ impl Nat {
     /// Gives back what an attempt did not use.
     pub(crate) fn give_back_pings(&self, n: u32) {
         self.budget().give_back(n);
+    }
+
+    /// The next mapping is about to be foretold to a peer: nothing of ours should come
+    /// between. What cannot wait, such as a dial, does.
+    pub(crate) fn keep_quiet(&self) {
+        let mut until = self.quiet_until.lock().expect("no holder panics");
+        *until = Instant::now() + QUIET;
+    }
+
+    /// Waits until no mapping is being foretold.
+    pub(super) async fn quiet(&self) {
+        loop {
+            let until = *self.quiet_until.lock().expect("no holder panics");
+            if Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
     }
 
     /// Whether a peer may have us take part in a technique that guesses ports. Its ladder
@@ -193,12 +216,6 @@ impl Inner {
     }
 }
 
-/// An ordinary ping.
-pub(super) fn ping(nonce: u64) -> Probe {
-    let nominate = false;
-    Probe::Ping { nonce, nominate }
-}
-
 /// Asks one responder from where it sees an auxiliary socket.
 pub(crate) async fn ask_external(
     conn: &Conn,
@@ -208,7 +225,7 @@ pub(crate) async fn ask_external(
 ) -> Option<SocketAddr> {
     for _ in 0..SAMPLE_TRIES {
         let nonce = rand::rng().random();
-        aux.send(n, to, &conn.keys.seal(ping(nonce)), None);
+        aux.send(n, to, &conn.keys.seal(Probe::ping(nonce)), None);
         let answered = async {
             while let Some(packet) = aux.recv().await {
                 match conn.keys.open(&packet.bytes) {

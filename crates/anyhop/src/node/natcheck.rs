@@ -20,11 +20,7 @@ use anyhop_proto::{
 use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{
-    Inner,
-    nat::{ask_external, ping},
-    protocols,
-};
+use super::{Inner, nat::ask_external, protocols};
 use crate::{
     StreamError,
     engine::{AuxSet, ProbePacket},
@@ -34,8 +30,10 @@ use crate::{
 
 /// Longest wait for a responder's answer to a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long pings that were asked for are waited for.
-const PINGS_WAIT: Duration = Duration::from_millis(700);
+/// How long pings that were asked for are waited for on top of two round trips, and at most.
+const PINGS_WAIT: Duration = Duration::from_millis(250);
+/// See [`PINGS_WAIT`].
+const PINGS_WAIT_MAX: Duration = Duration::from_millis(700);
 /// Time between the pings that a request is answered with.
 const PING_INTERVAL: Duration = Duration::from_millis(80);
 /// How long another port stays open for one request.
@@ -142,6 +140,11 @@ impl Inner {
             other: None,
         };
         while let Some(test) = classifier.test() {
+            if matches!(test, Test::Hairpin { .. }) {
+                // What comes now takes a while, and no ladder asks for it.
+                self.nat.learn(family, classifier.profile());
+                self.nat.quiet().await;
+            }
             let outcome = run.perform(test).await;
             tracing::trace!(?test, ?outcome, "NAT test");
             classifier.handle_outcome(outcome);
@@ -171,6 +174,7 @@ impl Inner {
         let began = Instant::now();
         let mut seen = Vec::new();
         for n in 0..count {
+            self.nat.quiet().await;
             match ask_external(&conn, addr, &mut aux, n).await {
                 Some(external) => seen.push((external, Instant::now())),
                 None => return,
@@ -203,7 +207,7 @@ impl Inner {
     ) -> Option<bool> {
         let from = From::SamePort;
         let (_send, _recv, _) = self.ask_for_pings(conn, Request { from, at }).await?;
-        Some(arrives(aux, n, |packet| is_ping(conn, packet)).await)
+        Some(arrives(aux, n, patience(conn), |packet| is_ping(conn, packet)).await)
     }
 
     /// Asks a peer to ping us. Answers the stream that keeps its other port open, and that
@@ -265,7 +269,7 @@ impl Inner {
         let port = local.map_or(0, |a| a.port());
         send.write_all(&Response::Pinging { port }.encode()).await?;
         for _ in 0..CHECK_PINGS {
-            let ping = conn.keys.seal(ping(rand::rng().random()));
+            let ping = conn.keys.seal(Probe::ping(rand::rng().random()));
             match &other {
                 None => self.fabric.send_datagram(at, &ping),
                 Some(aux) => aux.send(0, at, &ping, None),
@@ -344,7 +348,9 @@ impl Run<'_> {
                         && packet.from.ip() == first_addr.ip()
                         && packet.from.port() != first_addr.port()
                 };
-                Outcome::Arrived(Some(arrives(&mut self.aux, 0, wanted).await))
+                Outcome::Arrived(Some(
+                    arrives(&mut self.aux, 0, patience(&first), wanted).await,
+                ))
             }
             Test::SeenByOtherPort => {
                 let Some((.., port)) = self.other else {
@@ -365,17 +371,21 @@ impl Run<'_> {
                     return Outcome::Arrived(None);
                 }
                 let wanted = |packet: &ProbePacket| is_ping(&conn, packet);
-                Outcome::Arrived(Some(arrives(&mut self.aux, socket, wanted).await))
+                Outcome::Arrived(Some(
+                    arrives(&mut self.aux, socket, patience(&conn), wanted).await,
+                ))
             }
             Test::Hairpin { at, back } => {
-                let bytes = first.keys.seal(ping(rand::rng().random()));
+                let bytes = first.keys.seal(Probe::ping(rand::rng().random()));
                 if let Some(back) = back {
                     self.aux.send(0, back, &bytes, None);
                     sleep(PING_INTERVAL).await;
                 }
                 self.aux.send(1, at, &bytes, None);
                 let wanted = |packet: &ProbePacket| packet.bytes == bytes;
-                Outcome::Arrived(Some(arrives(&mut self.aux, 0, wanted).await))
+                Outcome::Arrived(Some(
+                    arrives(&mut self.aux, 0, patience(&first), wanted).await,
+                ))
             }
         }
     }
@@ -386,8 +396,21 @@ fn is_ping(conn: &Conn, packet: &ProbePacket) -> bool {
     matches!(probe, Some(Probe::Ping { .. }))
 }
 
+/// How long a peer's pings may take: both leave at once, and the answer that they do comes
+/// over the session.
+fn patience(conn: &Conn) -> Duration {
+    let rtt = conn.paths.borrow().paths.first().map_or(0.0, |p| p.rtt_ms);
+    let rtt = Duration::try_from_secs_f64(rtt / 1e3).unwrap_or_default();
+    (PINGS_WAIT + 2 * rtt).min(PINGS_WAIT_MAX)
+}
+
 /// Waits for a probe of a kind on one socket.
-async fn arrives(aux: &mut AuxSet, n: u16, wanted: impl Fn(&ProbePacket) -> bool) -> bool {
+async fn arrives(
+    aux: &mut AuxSet,
+    n: u16,
+    patience: Duration,
+    wanted: impl Fn(&ProbePacket) -> bool,
+) -> bool {
     let waiting = async {
         while let Some(packet) = aux.recv().await {
             let on = packet.via.as_ref().and_then(|via| aux.number_of(via));
@@ -397,7 +420,7 @@ async fn arrives(aux: &mut AuxSet, n: u16, wanted: impl Fn(&ProbePacket) -> bool
         }
         false
     };
-    timeout(PINGS_WAIT, waiting).await.unwrap_or(false)
+    timeout(patience, waiting).await.unwrap_or(false)
 }
 
 /// Answers the pings that come in on another port.

@@ -186,7 +186,7 @@ impl Agreed {
         let (technique, family) = self.choice;
         let candidates = self.peer.candidates.iter().map(|c| c.addr);
         let usable: Vec<_> = candidates.filter(|c| node.may_probe(c)).collect();
-        if !technique.guesses() {
+        if !technique.is_of_family() {
             return Ok(usable);
         }
         let mut outside: Vec<_> = usable
@@ -203,6 +203,10 @@ impl Agreed {
                 ));
             }
             return Ok(node.unspoken(prediction.addresses()));
+        }
+        if !technique.guesses() {
+            let of_family = usable.into_iter().filter(|a| Family::of(a) == family);
+            return Ok(of_family.collect());
         }
         let ip = outside.first().ok_or_else(nowhere)?.ip();
         if technique == Technique::Birthday && !many {
@@ -247,7 +251,7 @@ impl Inner {
             Step::Skip(_, why) => Some(*why),
             Step::Try(_) => None,
         });
-        let same = |c: &Choice| c.0 == choice.0 && (c.1 == choice.1 || !c.0.guesses());
+        let same = |c: &Choice| c.0 == choice.0 && (c.1 == choice.1 || !c.0.is_of_family());
         if !steps.iter().any(|s| matches!(s, Step::Try(c) if same(c))) {
             let why = hopeless.unwrap_or("another technique suits the two NATs better");
             return Err(why.to_owned());
@@ -261,13 +265,16 @@ impl Inner {
     /// Opens the sockets and takes the measurements that our part needs.
     async fn get_ready(self: &Arc<Self>, (technique, family): Choice) -> Result<Ready, String> {
         let own = *self.nat.profiles().of(family);
-        if !technique.guesses() || !own.is_hard() {
-            return Ok(Ready::default());
-        }
         let open = |count| {
             AuxSet::open(&*self.host, &self.fabric, family == Family::V4, count)
                 .map_err(|e| format!("{count} auxiliary sockets cannot be opened: {e}"))
         };
+        if matches!(technique, Technique::LowTtlServer | Technique::LowTtlClient) {
+            return Ok(self.freshen(family, open(1)?).await);
+        }
+        if !technique.guesses() || !own.is_hard() {
+            return Ok(Ready::default());
+        }
         if technique == Technique::Birthday {
             let aux = Some(open(BIRTHDAY_SOCKETS)?);
             return Ok(Ready {
@@ -275,10 +282,31 @@ impl Inner {
                 prediction: None,
             });
         }
+        self.nat.keep_quiet();
         let mut aux = open(1)?;
         let prediction = Some(self.foresee(&own, family, &mut aux).await?);
         let aux = Some(aux);
         Ok(Ready { aux, prediction })
+    }
+
+    /// Shows a fresh socket to a peer that can tell where it is seen. Without one the main
+    /// socket has to do.
+    async fn freshen(&self, family: Family, mut aux: AuxSet) -> Ready {
+        match self.external_of(&mut aux, 0, family).await {
+            Ok(external) => Ready {
+                aux: Some(aux),
+                prediction: Some(Prediction {
+                    ip: external.ip(),
+                    first: external.port(),
+                    step: 1,
+                    count: 1,
+                }),
+            },
+            Err(reason) => {
+                tracing::debug!(reason, "no fresh socket for low-TTL openers");
+                Ready::default()
+            }
+        }
     }
 
     /// Which external port the next mapping of a fresh socket will have.

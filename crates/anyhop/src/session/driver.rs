@@ -20,7 +20,7 @@ use anyhop_proto::{
     is_virtual,
     path::{
         Action, CloseReason, Family, Ladder, Offer, PathAgent, PathKey, Role, Route, Sample,
-        Technique as Rung,
+        ladder::Choice,
     },
 };
 use futures_util::StreamExt;
@@ -67,9 +67,9 @@ const MAX_PUNCH_DELAY: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 enum Job {
     /// What the peer told of itself, and an agreement on an attempt or why there is none.
-    Agreed(Option<Box<Offer>>, Result<Box<Agreed>, String>),
+    Agreed(Choice, Option<Box<Offer>>, Result<Box<Agreed>, String>),
     /// A direct path was opened, or not.
-    DirectPath(Result<SocketAddr, String>),
+    DirectPath(Choice, Result<SocketAddr, String>),
     /// A path to where the peer was found without an attempt was opened, or not.
     FoundPath(Result<(), String>),
     /// A circuit and its path were opened, or not.
@@ -131,10 +131,8 @@ pub(crate) struct Driver {
     ladder: Ladder,
     /// A round of the ladder runs.
     punching: bool,
-    /// The technique proposed to the peer last.
-    proposed: Rung,
-    /// The attempt that runs.
-    attempt: Option<Attempt>,
+    /// The attempts that run.
+    attempts: Vec<Attempt>,
     /// Sockets that paths of this connection have for themselves, and since when.
     pins: Vec<(Pin, Instant)>,
     /// A path to where the peer was found is being opened.
@@ -194,8 +192,7 @@ impl Driver {
             unused: (Instant::now(), 0),
             ladder: Ladder::default(),
             punching: false,
-            proposed: Rung::Punch,
-            attempt: None,
+            attempts: Vec::new(),
             pins: Vec::new(),
             opening_found: false,
             quick_ticks: 0,
@@ -257,13 +254,16 @@ impl Driver {
     fn wake_at(&self) -> Instant {
         let now = Instant::now();
         let probing = self.probing.timeout(now.into_std()).map(|d| now + d);
-        probing.map_or(self.next_tick, |at| at.min(self.next_tick))
+        let ladder = self.ladder.timeout().map(Instant::from_std);
+        let others = probing.into_iter().chain(ladder);
+        others.fold(self.next_tick, Instant::min)
     }
 
     fn handle_timeout(&mut self) {
         let now = Instant::now();
         let found = self.probing.handle_timeout(now.into_std());
         self.handle_found(found);
+        self.climb();
         if now >= self.next_tick {
             self.sample();
             self.check_use(now);
@@ -283,8 +283,8 @@ impl Driver {
                     self.pinged_from(addr);
                 }
                 Found::AnswersAt(addr) => self.answers_at(addr),
-                Found::Reached(addr, pin) => self.reached(addr, pin),
-                Found::PunchFailed(reason) => self.attempt_failed(reason),
+                Found::Reached(choice, addr, pin) => self.reached(choice, addr, pin),
+                Found::PunchFailed(choice, reason) => self.attempt_failed(choice, reason),
             }
         }
     }
@@ -355,7 +355,7 @@ impl Driver {
         }
         self.changes_seen = network.changes;
         self.agent.set_families(&network.families);
-        self.ladder.network_changed();
+        self.ladder.handle_network_changed();
         self.agent.handle_network_changed(now(), network.online);
         self.look_often();
     }
@@ -437,9 +437,9 @@ impl Driver {
     fn handle_job(&mut self, job: Job) {
         tracing::trace!(peer = %self.conn.peer, ?job, "job done");
         match job {
-            Job::Agreed(peer, agreed) => self.agreed(peer.as_deref(), agreed),
-            Job::DirectPath(Ok(addr)) => self.attempt_succeeded(addr),
-            Job::DirectPath(Err(reason)) => self.attempt_failed(&reason),
+            Job::Agreed(choice, peer, agreed) => self.agreed(choice, peer.as_deref(), agreed),
+            Job::DirectPath(choice, Ok(addr)) => self.attempt_succeeded(choice, addr),
+            Job::DirectPath(choice, Err(reason)) => self.attempt_failed(choice, &reason),
             Job::FoundPath(result) => {
                 self.opening_found = false;
                 if let Err(reason) = result {
@@ -595,6 +595,9 @@ impl Driver {
         self.paths.insert(key, open);
         self.watch(remote);
         self.agent.handle_opened(now(), key, route_of(remote));
+        if !is_virtual(&remote) {
+            self.direct_path_opened();
+        }
         self.sample();
         self.apply_selection();
     }

@@ -1,16 +1,19 @@
-//! The probes of one session: pings that watch paths, and at most one attempt at a
-//! direct path.
+//! The probes of one session: pings that watch paths, and the attempts at a direct path
+//! that run now, one of each technique and family.
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     net::SocketAddr,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use anyhop_proto::{
     is_virtual,
-    path::{Local, PathKey, PunchAction, PunchPlan, Puncher},
+    nat::Family,
+    path::{Local, PathKey, PunchAction, PunchPlan, Puncher, Technique, ladder::Choice},
     probe::{Probe, Token},
 };
 use rand::RngExt;
@@ -47,15 +50,16 @@ pub(super) enum Found {
     AnswersAt(SocketAddr),
     /// The peer says that nothing comes back over the engine's path of this id.
     PeerLost(u32),
-    /// The attempt reached this address, from a socket of its own if there is a pin.
-    Reached(SocketAddr, Option<Pin>),
-    /// The attempt failed.
-    PunchFailed(&'static str),
+    /// An attempt reached this address, from a socket of its own if there is a pin.
+    Reached(Choice, SocketAddr, Option<Pin>),
+    /// An attempt failed.
+    PunchFailed(Choice, &'static str),
 }
 
 /// An attempt that runs.
 #[derive(Debug)]
 struct Run {
+    choice: Choice,
     puncher: Puncher,
     aux: Option<AuxSet>,
 }
@@ -71,7 +75,8 @@ pub(super) struct Probing {
     pings: VecDeque<Ping>,
     /// Pings that the peer was asked for.
     awaited: VecDeque<(u64, oneshot::Sender<()>)>,
-    run: Option<Run>,
+    /// As many as the driver starts: it ends one before the next is too many.
+    runs: Vec<Run>,
 }
 
 impl Probing {
@@ -86,19 +91,24 @@ impl Probing {
             incoming,
             pings: VecDeque::new(),
             awaited: VecDeque::new(),
-            run: None,
+            runs: Vec::new(),
         }
     }
 
     /// The next probe for this session.
     pub(super) async fn recv(&mut self) -> Option<Box<ProbePacket>> {
-        match self.run.as_mut().and_then(|run| run.aux.as_mut()) {
-            None => self.incoming.recv().await,
-            Some(aux) => tokio::select! {
-                packet = self.incoming.recv() => packet,
-                Some(packet) = aux.recv() => Some(packet),
-            },
-        }
+        poll_fn(|cx| {
+            if let Poll::Ready(packet) = self.incoming.poll_recv(cx) {
+                return Poll::Ready(packet);
+            }
+            for aux in self.runs.iter_mut().filter_map(|run| run.aux.as_mut()) {
+                if let Poll::Ready(Some(packet)) = aux.poll_recv(cx) {
+                    return Poll::Ready(Some(packet));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Asks for an answer on a path.
@@ -127,39 +137,48 @@ impl Probing {
             to,
             waiting,
         });
-        let nominate = false;
-        self.send(to, Probe::Ping { nonce, nominate });
+        self.send(to, Probe::ping(nonce));
     }
 
-    /// Starts an attempt, ending the one before.
+    /// Starts an attempt.
     pub(super) fn punch(
         &mut self,
         now: Instant,
+        choice: Choice,
         plan: PunchPlan,
         aux: Option<AuxSet>,
     ) -> Vec<Found> {
         let puncher = Puncher::new(now, plan);
-        self.run = Some(Run { puncher, aux });
-        self.drain_punch()
+        self.runs.push(Run {
+            choice,
+            puncher,
+            aux,
+        });
+        self.drain_punches()
     }
 
-    /// Pings that the attempt under way has sent.
-    pub(super) fn sent(&self) -> u32 {
-        self.run.as_ref().map_or(0, |run| run.puncher.sent())
+    /// Pings that an attempt under way has sent.
+    pub(super) fn sent(&self, choice: Choice) -> u32 {
+        let run = self.runs.iter().find(|run| run.choice == choice);
+        run.map_or(0, |run| run.puncher.sent())
     }
 
     /// Handles an incoming probe; anything not made by the peer is ignored.
     pub(super) fn handle(&mut self, now: Instant, packet: &ProbePacket) -> Vec<Found> {
         match self.conn.keys.open(&packet.bytes) {
-            Some(Probe::Ping { nonce, nominate }) => {
+            Some(Probe::Ping {
+                nonce,
+                nominate,
+                attempt,
+            }) => {
                 if self.was_awaited(nonce) {
                     return Vec::new();
                 }
                 self.answer(packet, nonce);
-                if let Some((local, run)) = self.local_of(packet) {
+                if let Some((local, run)) = self.run_of(packet, attempt) {
                     run.puncher.handle_ping(local, packet.from, nominate);
                 }
-                let mut found = self.drain_punch();
+                let mut found = self.drain_punches();
                 found.push(Found::PingedFrom(packet.from));
                 found
             }
@@ -200,24 +219,33 @@ impl Probing {
 
     /// How long until [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn timeout(&self, now: Instant) -> Option<Duration> {
-        let at = self.run.as_ref()?.puncher.timeout()?;
-        Some(at.saturating_duration_since(now))
+        let timeouts = self.runs.iter().filter_map(|run| run.puncher.timeout());
+        Some(timeouts.min()?.saturating_duration_since(now))
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<Found> {
-        if let Some(run) = &mut self.run {
+        for run in &mut self.runs {
             run.puncher.handle_timeout(now);
         }
-        self.drain_punch()
+        self.drain_punches()
     }
 
-    /// The attempt under way, and which of its sockets a probe came in on.
+    /// The attempt that a ping belongs to, and which of its sockets it came in on. Only that
+    /// one answers with a ping of its own: an address may get three times what it sent.
     /// A ping over a circuit or a WebSocket is no sign of a direct way.
-    fn local_of(&mut self, packet: &ProbePacket) -> Option<(Local, &mut Run)> {
+    fn run_of(
+        &mut self,
+        packet: &ProbePacket,
+        attempt: Option<Technique>,
+    ) -> Option<(Local, &mut Run)> {
         if is_virtual(&packet.from) {
             return None;
         }
-        let run = self.run.as_mut()?;
+        let technique = attempt.unwrap_or(Technique::Punch);
+        let family = Family::of(&packet.from);
+        let run = self.runs.iter_mut().find(|run| {
+            run.choice.0 == technique && (run.choice.1 == family || !technique.is_of_family())
+        })?;
         let local = match &packet.via {
             None => Local::Main,
             Some(socket) => Local::Aux(run.aux.as_ref()?.number_of(socket)?),
@@ -258,63 +286,80 @@ impl Probing {
                 Some(path) => vec![Found::Alive(path), Found::SeenAt(canonical(observed))],
             };
         }
-        if let Some(run) = &mut self.run {
+        for run in &mut self.runs {
             run.puncher.handle_pong(now, from, nonce);
         }
-        self.drain_punch()
+        self.drain_punches()
     }
 
-    fn drain_punch(&mut self) -> Vec<Found> {
+    fn drain_punches(&mut self) -> Vec<Found> {
         let mut found = Vec::new();
-        while let Some(action) = self.run.as_mut().and_then(|r| r.puncher.poll_action()) {
-            match action {
-                PunchAction::Ping {
-                    from,
-                    to,
-                    nonce,
-                    nominate,
-                    ttl,
-                } => self.send_punch(from, to, Probe::Ping { nonce, nominate }, ttl),
-                PunchAction::Reached { from, to } => found.push(self.reached(from, to)),
-                PunchAction::Failed => found.push(Found::PunchFailed("no answer")),
+        for run in &mut self.runs {
+            while let Some(action) = run.puncher.poll_action() {
+                match action {
+                    PunchAction::Ping {
+                        from,
+                        to,
+                        nonce,
+                        nominate,
+                        ttl,
+                    } => {
+                        let bytes = self.conn.keys.seal(Probe::Ping {
+                            nonce,
+                            nominate,
+                            attempt: Some(run.choice.0),
+                        });
+                        run.send(&self.fabric, (from, to), &bytes, ttl);
+                    }
+                    PunchAction::Reached { from, to } => found.push(run.reached(from, to)),
+                    PunchAction::Failed => found.push(Found::PunchFailed(run.choice, "no answer")),
+                }
             }
         }
         found
     }
 
-    /// Forgets the attempt under way, with the sockets it did not pin.
-    pub(super) fn end_punch(&mut self) {
-        self.run = None;
-    }
-
-    fn reached(&mut self, from: Local, to: SocketAddr) -> Found {
-        let Local::Aux(n) = from else {
-            return Found::Reached(to, None);
-        };
-        let aux = self.run.as_mut().and_then(|run| run.aux.as_mut());
-        match aux.and_then(|aux| aux.pin(n, to)) {
-            Some(pin) => Found::Reached(to, Some(pin)),
-            None => Found::PunchFailed("this node's limit of pinned sockets is reached"),
-        }
-    }
-
-    fn send_punch(&self, from: Local, to: SocketAddr, ping: Probe, ttl: Option<u8>) {
-        let bytes = self.conn.keys.seal(ping);
-        let aux = self.run.as_ref().and_then(|run| run.aux.as_ref());
-        match (from, aux) {
-            (Local::Aux(n), Some(aux)) => aux.send(n, to, &bytes, ttl),
-            (Local::Aux(_), None) => {}
-            (Local::Main, _) if ttl.is_none() => self.fabric.send_datagram(to, &bytes),
-            (Local::Main, _) => {
-                if let Some(socket) = self.fabric.socket_for(&to) {
-                    self.fabric.send_from(&socket, to, &bytes, ttl);
-                }
-            }
-        }
+    /// Forgets an attempt under way, with the sockets it did not pin.
+    pub(super) fn end_punch(&mut self, choice: Choice) {
+        self.runs.retain(|run| run.choice != choice);
     }
 
     fn send(&self, to: SocketAddr, probe: Probe) {
         self.fabric.send_datagram(to, &self.conn.keys.seal(probe));
+    }
+}
+
+impl Run {
+    fn reached(&mut self, from: Local, to: SocketAddr) -> Found {
+        let Local::Aux(n) = from else {
+            return Found::Reached(self.choice, to, None);
+        };
+        match self.aux.as_mut().and_then(|aux| aux.pin(n, to)) {
+            Some(pin) => Found::Reached(self.choice, to, Some(pin)),
+            None => {
+                let reason = "this node's limit of pinned sockets is reached";
+                Found::PunchFailed(self.choice, reason)
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        fabric: &Fabric,
+        (from, to): (Local, SocketAddr),
+        bytes: &[u8],
+        ttl: Option<u8>,
+    ) {
+        match (from, &self.aux) {
+            (Local::Aux(n), Some(aux)) => aux.send(n, to, bytes, ttl),
+            (Local::Aux(_), None) => {}
+            (Local::Main, _) if ttl.is_none() => fabric.send_datagram(to, bytes),
+            (Local::Main, _) => {
+                if let Some(socket) = fabric.socket_for(&to) {
+                    fabric.send_from(&socket, to, bytes, ttl);
+                }
+            }
+        }
     }
 }
 

@@ -1,8 +1,15 @@
 //! Towards a direct path: the ladder's rounds on the client's side, attempts on both.
+//!
+//! Several attempts may run at once. On the client the first to reach the peer ends the
+//! others, and the round when its path is open; the server goes on with all of them until a
+//! direct path is there, since it cannot know which one the client's will be.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhop_proto::path::{CandidateKind, Offer, Role, Step, Technique as Rung};
+use anyhop_proto::path::{
+    CandidateKind, Offer, Role, Step, Technique as Rung,
+    ladder::{Choice, MAX_RACING, Move},
+};
 use tokio::time::Instant;
 
 use super::{Driver, Job, now, open_path};
@@ -18,74 +25,86 @@ use crate::{
 /// How long a pinned socket waits for the path that will run over it.
 const PIN_UNUSED: Duration = Duration::from_secs(10);
 
-/// An attempt under way.
+/// An attempt under way. Dropped without an end it is noted as given up.
 #[derive(Debug)]
 pub(super) struct Attempt {
     log: Attempting,
-    technique: Technique,
+    choice: Choice,
     /// Candidates that are port mappings.
     mapped: Vec<SocketAddr>,
     /// Pings taken from the node's allowance for it.
     allowed: u32,
+    /// It got there; its path is being opened.
+    reached: bool,
 }
 
 impl Driver {
     /// Starts a round of the ladder.
     pub(super) fn start_round(&mut self) {
         self.punching = true;
-        self.ladder.start_round();
-        self.next_technique();
+        self.ladder.start_round(now());
+        self.climb();
     }
 
-    /// Proposes the next technique of the round, or ends the round.
-    fn next_technique(&mut self) {
-        loop {
-            let own = self.node.nat.profiles();
-            let families = self.node.families();
-            match self.ladder.next(now(), &own, &families) {
-                None => return self.round_done(false),
-                Some(Step::Skip((rung, _), reason)) => {
-                    let (log, peer) = (&self.node.attempts, self.conn.peer);
-                    log.skip(peer, name(rung), self.whereto(), reason);
-                }
-                Some(Step::Try(choice)) => {
+    /// Proposes what the ladder says, or ends the round.
+    pub(super) fn climb(&mut self) {
+        let now = now();
+        if self.ladder.timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        let own = self.node.nat.profiles();
+        let families = self.node.families();
+        while let Some(next) = self.ladder.poll(now, &own, &families) {
+            match next {
+                Move::RoundFailed => self.round_done(false),
+                Move::Take(Step::Skip((rung, _), reason)) => self.skip(rung, reason),
+                Move::Take(Step::Try(choice)) => {
                     let (node, conn) = (Arc::clone(&self.node), Arc::clone(&self.conn));
-                    self.proposed = choice.0;
                     self.jobs.spawn(async move {
                         let (peer, agreed) = punch::propose(&node, &conn, choice).await;
-                        Job::Agreed(peer.map(Box::new), agreed.map(Box::new))
+                        Job::Agreed(choice, peer.map(Box::new), agreed.map(Box::new))
                     });
-                    return;
                 }
             }
         }
     }
 
     fn round_done(&mut self, success: bool) {
+        self.ladder.end_round();
         if std::mem::take(&mut self.punching) {
             self.agent.handle_punch_done(now(), success);
         }
     }
 
-    /// What an attempt that never came to name addresses was about.
-    fn whereto(&self) -> String {
-        format!("any address of {}", self.conn.peer)
+    /// Notes an attempt that is not made, which never came to name addresses.
+    fn skip(&self, rung: Rung, reason: &str) {
+        let (log, peer) = (&self.node.attempts, self.conn.peer);
+        log.skip(peer, name(rung), format!("any address of {peer}"), reason);
     }
 
     /// The peer answered a proposal, or did not.
-    pub(super) fn agreed(&mut self, peer: Option<&Offer>, agreed: Result<Box<Agreed>, String>) {
+    pub(super) fn agreed(
+        &mut self,
+        choice: Choice,
+        peer: Option<&Offer>,
+        agreed: Result<Box<Agreed>, String>,
+    ) {
         if let Some(peer) = peer {
             let families = punch::families_of(&peer.candidates);
             self.ladder.handle_peer(peer.profiles, families);
         }
         match agreed {
-            Ok(agreed) => self.begin_attempt(*agreed, Duration::ZERO),
+            Ok(_) if !self.punching || self.is_reached() => {
+                self.skip(choice.0, "another technique was faster");
+            }
+            Ok(agreed) => {
+                self.ladder.handle_started(now());
+                self.begin_attempt(*agreed, Duration::ZERO);
+            }
             Err(reason) => {
-                let rung = self.proposed;
-                tracing::debug!(peer = %self.conn.peer, ?rung, reason, "no attempt");
-                let (log, peer) = (&self.node.attempts, self.conn.peer);
-                log.skip(peer, name(rung), self.whereto(), &reason);
-                self.next_technique();
+                tracing::debug!(peer = %self.conn.peer, ?choice, reason, "no attempt");
+                self.skip(choice.0, &reason);
+                self.after_failure(choice);
             }
         }
     }
@@ -93,108 +112,144 @@ impl Driver {
     /// Starts what was agreed on, once the peer has our answer.
     pub(super) fn begin_attempt(&mut self, agreed: Agreed, half_rtt: Duration) {
         let client = self.conn.role == Role::Client;
-        let rung = agreed.choice.0;
+        let choice = agreed.choice;
         let plan = agreed.plan(&self.node, client, now(), half_rtt);
         let allowed = plan.and_then(|plan| {
+            if plan.targets.is_empty() {
+                return Err("the peer has no address that can be probed from here".to_owned());
+            }
             self.node.nat.take_pings(plan.expected())?;
             Ok(plan)
         });
-        let (log, peer) = (&self.node.attempts, self.conn.peer);
         let plan = match allowed {
-            Ok(plan) if plan.targets.is_empty() => {
-                let reason = "the peer has no address that can be probed from here";
-                log.skip(peer, name(rung), self.whereto(), reason);
-                return self.after_failure();
-            }
             Ok(plan) => plan,
             Err(reason) => {
-                log.skip(peer, name(rung), self.whereto(), &reason);
-                return self.after_failure();
+                self.skip(choice.0, &reason);
+                return self.after_failure(choice);
             }
         };
         let local = match &agreed.aux {
             Some(_) => format!("{} auxiliary sockets", plan.sockets),
             None => self.node.local_towards(&plan.targets[0]),
         };
-        let log = log.begin(peer, name(rung), local, describe(&plan.targets));
+        // A peer that proposes more than its ladder would loses what it proposed first.
+        self.end_attempts(|a| a.choice == choice);
+        if let Some(oldest) = self.attempts.first().map(|a| a.choice)
+            && self.attempts.len() >= MAX_RACING
+        {
+            self.end_attempts(|a| a.choice == oldest);
+        }
+        let (log, peer) = (&self.node.attempts, self.conn.peer);
+        let log = log.begin(peer, name(choice.0), local, describe(&plan.targets));
         let candidates = agreed.peer.candidates.iter();
         let mapped = candidates.filter(|c| c.kind == CandidateKind::Mapped);
-        self.end_attempt();
-        self.attempt = Some(Attempt {
+        self.attempts.push(Attempt {
             log,
-            technique: name(rung),
+            choice,
             mapped: mapped.map(|c| c.addr).collect(),
             allowed: plan.expected(),
+            reached: false,
         });
-        let found = self.probing.punch(now(), plan, agreed.aux);
+        let found = self.probing.punch(now(), choice, plan, agreed.aux);
         self.handle_found(found);
     }
 
     /// An address answered. The client opens a path to it; the server waits for that.
-    pub(super) fn reached(&mut self, addr: SocketAddr, pin: Option<Pin>) {
+    pub(super) fn reached(&mut self, choice: Choice, addr: SocketAddr, pin: Option<Pin>) {
+        let known = self.attempts.iter().any(|a| a.choice == choice);
+        if !known || self.is_reached() {
+            return;
+        }
         if let Some(pin) = pin {
             self.pins.push((pin, Instant::now()));
         }
-        self.settle_pings();
         if self.conn.role == Role::Server {
-            return self.attempt_succeeded(addr);
+            return self.attempt_succeeded(choice, addr);
         }
+        self.end_attempts(|a| a.choice != choice);
         if let Some(known) = self.path_at(addr) {
             // One that was dead answers again.
             self.agent.handle_pong(now(), known);
-            return self.attempt_succeeded(addr);
+            return self.attempt_succeeded(choice, addr);
+        }
+        self.settle_pings(choice);
+        self.ladder.handle_reached(choice);
+        for attempt in &mut self.attempts {
+            attempt.reached = true;
         }
         let conn = Arc::clone(&self.conn);
-        self.jobs
-            .spawn(async move { Job::DirectPath(open_path(&conn, addr).await.map(|()| addr)) });
+        self.jobs.spawn(async move {
+            let opened = open_path(&conn, addr).await;
+            Job::DirectPath(choice, opened.map(|()| addr))
+        });
     }
 
-    pub(super) fn attempt_succeeded(&mut self, addr: SocketAddr) {
-        self.settle_pings();
-        if let Some(attempt) = self.attempt.take() {
+    /// Whether an attempt of the client's got there, so that a path is being opened.
+    fn is_reached(&self) -> bool {
+        self.attempts.iter().any(|a| a.reached)
+    }
+
+    pub(super) fn attempt_succeeded(&mut self, choice: Choice, addr: SocketAddr) {
+        if let Some(attempt) = self.take_attempt(choice) {
             let technique = if self.node.is_lan(&addr) {
                 Technique::Lan
             } else if attempt.mapped.contains(&addr) {
                 Technique::PortMapping
             } else {
-                attempt.technique
+                name(choice.0)
             };
             attempt.log.connected(addr, technique);
         }
-        self.round_done(true);
+        if self.conn.role == Role::Client {
+            self.round_done(true);
+        }
     }
 
-    pub(super) fn attempt_failed(&mut self, reason: &str) {
-        self.settle_pings();
-        if let Some(attempt) = self.attempt.take() {
-            tracing::debug!(peer = %self.conn.peer, technique = ?attempt.technique, reason, "attempt failed");
+    pub(super) fn attempt_failed(&mut self, choice: Choice, reason: &str) {
+        if let Some(attempt) = self.take_attempt(choice) {
+            tracing::debug!(peer = %self.conn.peer, ?choice, reason, "attempt failed");
             attempt.log.end(&Err::<(), _>(reason));
         }
-        self.after_failure();
+        self.after_failure(choice);
     }
 
-    fn after_failure(&mut self) {
-        if self.punching {
-            self.next_technique();
+    fn after_failure(&mut self, choice: Choice) {
+        self.ladder.handle_failed(now(), choice);
+        self.climb();
+    }
+
+    /// A direct path is open, whatever led to it: nothing more needs to be tried.
+    pub(super) fn direct_path_opened(&mut self) {
+        self.end_attempts(|a| !a.reached);
+        if !self.is_reached() {
+            self.round_done(true);
         }
     }
 
-    /// The attempt before gives way to another.
-    fn end_attempt(&mut self) {
-        self.settle_pings();
-        if let Some(attempt) = self.attempt.take() {
-            let reason = "given up for another attempt";
-            attempt.log.end(&Err::<(), _>(reason));
+    /// Gives up attempts under way.
+    fn end_attempts(&mut self, which: impl Fn(&Attempt) -> bool) {
+        let ended = self.attempts.iter().filter(|a| which(a));
+        let ended: Vec<_> = ended.map(|a| a.choice).collect();
+        for choice in ended {
+            self.take_attempt(choice);
         }
     }
 
-    /// Ends the pinging, and gives back what it has left of its allowance.
-    fn settle_pings(&mut self) {
-        if let Some(attempt) = &mut self.attempt {
-            let left = std::mem::take(&mut attempt.allowed).saturating_sub(self.probing.sent());
+    fn take_attempt(&mut self, choice: Choice) -> Option<Attempt> {
+        self.settle_pings(choice);
+        let at = self.attempts.iter().position(|a| a.choice == choice)?;
+        Some(self.attempts.remove(at))
+    }
+
+    /// Ends an attempt's pinging, and gives back what it has left of its allowance.
+    fn settle_pings(&mut self, choice: Choice) {
+        let attempt = self.attempts.iter_mut().find(|a| a.choice == choice);
+        if let Some(attempt) = attempt {
+            let sent = self.probing.sent(choice);
+            let left = std::mem::take(&mut attempt.allowed).saturating_sub(sent);
             self.node.nat.give_back_pings(left);
         }
-        self.probing.end_punch();
+        self.probing.end_punch(choice);
     }
 
     /// Closes pinned sockets that no path came to use.

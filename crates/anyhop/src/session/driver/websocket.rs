@@ -84,10 +84,7 @@ async fn invite(node: &Inner, conn: &Conn, held: &CarrierUse) -> Result<(), Stri
             return Ok(());
         }
         let nonce = rand::rng().random();
-        let ping = conn.keys.seal(Probe::Ping {
-            nonce,
-            nominate: false,
-        });
+        let ping = conn.keys.seal(Probe::ping(nonce));
         node.fabric.send_datagram(held.address(), &ping);
         tokio::time::sleep(INVITATION_INTERVAL).await;
     }
