@@ -119,16 +119,22 @@ impl PathState {
         self.answered_at.is_some_and(|at| since(at) < time)
     }
 
+    /// Three round trips. The engine's estimate may tell of the past: of queues that are gone,
+    /// and of acknowledgements that waited for another path.
+    fn patience(&self) -> Duration {
+        (self.rtt * 3).min(self.min_rtt.saturating_mul(3) + DEAD_AFTER)
+    }
+
     pub(super) fn dead_after(&self) -> Duration {
         if self.doubted {
-            return DEAD_AFTER_CHANGE.max(self.rtt * 3);
+            return DEAD_AFTER_CHANGE.max(self.patience());
         }
         let least = match self.route {
             // TCP resends by itself before it goes on.
             Route::WebSocket(_) => WEBSOCKET_DEAD_AFTER,
             Route::Direct(_) | Route::Circuit(_) => DEAD_AFTER,
         };
-        least.max(self.rtt * 3)
+        least.max(self.patience())
     }
 
     /// Whether what came in has ended: by the peer's will, or because the path is dead. One
