@@ -336,12 +336,15 @@ pub(crate) fn swarm_key_texts() -> Vec<Vec<u8>> {
 
 pub(crate) fn quic_packets() -> Vec<Vec<u8>> {
     let ring = KeyRing::new(SwarmKey::new(Epoch(1), [1; SWARM_KEY_LEN]));
-    let stamp = Stamps::new(network(), &ring)
-        .current()
-        .stamp([7; NONCE_LEN]);
+    let stamps = Stamps::new(network(), &ring);
+    let stamp = stamps.current().stamp([7; NONCE_LEN]);
+    let ticket = stamps.current().ticket(&stamp, &signer(), peer(2));
+    let ticket = ticket.expect("an Ed25519 key signs");
     let mut initial = vec![8, 0xc3, 0, 0, 0, 1, 20];
     initial.extend_from_slice(&stamp);
-    initial.extend_from_slice(&[0, 0, 0x44, 0x9e]);
+    initial.extend_from_slice(&[0, 0x40, 112]);
+    initial.extend_from_slice(&ticket);
+    initial.extend_from_slice(&[0x44, 0x9e]);
     let short = vec![8, 0x43, 1, 2, 3, 4, 5, 6, 7, 8, 9];
     vec![initial, short]
 }

@@ -16,7 +16,7 @@ use anyhop_proto::{
     nat::check::{Request, Response},
     network::swarm::{
         Destination, Epoch, KeyRing, MAX_SWARM_KEY_TEXT, STAMP_LEN, SWARM_KEY_LEN, Stamps,
-        SwarmKey, destination,
+        SwarmKey, TICKET_LEN, destination, initial_token,
     },
     path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
@@ -244,8 +244,14 @@ pub fn quic_destination(data: &[u8]) -> bool {
     };
     let ring = KeyRing::new(SwarmKey::new(Epoch(1), [1; SWARM_KEY_LEN]));
     let stamps = Stamps::new(network(), &ring);
-    if stamps.recognise(cid).is_some() {
+    let token = initial_token(packet).unwrap_or_default();
+    assert!(token.len() < packet.len());
+    if let Some((keys, _)) = stamps.recognise(cid) {
         assert_eq!(cid.len(), STAMP_LEN);
+        let me = signer().public().to_peer_id();
+        if keys.open_ticket(cid, me, token).is_some() {
+            assert_eq!(token.len(), TICKET_LEN);
+        }
     }
     true
 }

@@ -167,6 +167,24 @@ async fn keys_are_replaced_without_dropping_a_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_shut_out_hears_nothing_though_the_key_is_right() {
+    let world = World::with_relay(7, serving(with_key(1))).await;
+    let former = public(&world, 71, with_key(1)).await;
+    let member = public(&world, 72, with_key(1)).await;
+    let id = former.peer_id();
+    world.relay.answer_only(move |peer, _| peer != id).unwrap();
+    former.add_address(&world.bootstrap());
+    former.connect(world.relay.peer_id()).await.unwrap_err();
+    let sent = world.net.trace().sent(&world.relay_host);
+    assert_eq!((sent.datagrams, sent.bytes), (0, 0));
+    former.add_address(&websocket_of(&world));
+    let error = former.connect(world.relay.peer_id()).await.unwrap_err();
+    assert!(failure(&error).contains("HTTP 404"), "{error}");
+    member.add_address(&world.bootstrap());
+    exchange(&member, &world.relay, "as ever").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_public_node_has_no_swarm_keys_to_replace() {
     let world = World::new(5).await;
     let error = world.relay.replace_swarm_keys(&KeyRing::new(key(1)));

@@ -7,7 +7,9 @@
 //! ([`EpochKeys`]): the first connection id of a handshake is a [stamp](EpochKeys::stamp),
 //! which only a member can make and which looks random to all others; the handshake's first
 //! packets are encrypted under [keys](EpochKeys::initial_cid) that only a member can
-//! derive; a request for a WebSocket comes with a [pass](EpochKeys::pass).
+//! derive; a request for a WebSocket comes with a [pass](EpochKeys::pass). With each goes a
+//! [ticket](EpochKeys::ticket) that tells who dials, so that former members, who have the
+//! key of an epoch that is over, can be left without an answer, too.
 //!
 //! ```text
 //!   stamp, pass:    0          8                  20       the nonce is random and never
@@ -25,16 +27,18 @@ mod replay;
 mod ring;
 mod stamp;
 mod text;
+mod ticket;
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-pub use packet::{Destination, destination};
+pub use packet::{Destination, destination, initial_token};
 pub use replay::{MAX_REMEMBERED, Replays};
 pub use ring::{KeyRing, MAX_OVER};
 pub use stamp::{EpochKeys, MadeUnder, NONCE_LEN, STAMP_LEN, Stamps, Standing};
 pub use text::{MAX_SWARM_KEY_TEXT, SwarmKeyTextError};
+pub use ticket::{TICKET_LEN, Ticket};
 
 /// Length of a swarm key, bytes.
 pub const SWARM_KEY_LEN: usize = 32;

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhop_base::Endpoint;
+use anyhop_base::{Endpoint, PeerId};
 use anyhop_proto::websocket::Sender;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -75,17 +75,18 @@ impl Dialer {
         })
     }
 
-    /// Opens a WebSocket. It is a carrier at once; the future that comes with it moves its
+    /// Opens a WebSocket, which `peer` is believed to serve. It is a carrier at once; the future that comes with it moves its
     /// data and must be spawned.
     ///
     /// # Errors
     /// What failed, on what, and why.
     pub(crate) async fn dial(
         &self,
+        peer: PeerId,
         addr: SocketAddr,
         tls: bool,
     ) -> Result<(CarrierUse, impl Future<Output = ()> + Send + use<>), String> {
-        let opened = timeout(TIMEOUT, self.open(addr, tls)).await;
+        let opened = timeout(TIMEOUT, self.open(peer, addr, tls)).await;
         let upgraded = opened.map_err(|_| format!("no WebSocket within {TIMEOUT:?}"))??;
         let held = self.carriers.add(addr, Sender::Server);
         let held = held.ok_or("this node's limit of WebSockets is reached")?;
@@ -94,7 +95,7 @@ impl Dialer {
         Ok((held, run))
     }
 
-    async fn open(&self, addr: SocketAddr, tls: bool) -> Result<Upgraded, String> {
+    async fn open(&self, peer: PeerId, addr: SocketAddr, tls: bool) -> Result<Upgraded, String> {
         let stream = match self.proxies.for_endpoint(&Endpoint::Ws { addr, tls }) {
             None => self.tcp(addr).await?,
             Some(proxy) => self.through(proxy, addr).await?,
@@ -107,7 +108,8 @@ impl Dialer {
         } else {
             stream
         };
-        upgrade(stream, addr, self.swarm.as_deref()).await
+        let swarm = self.swarm.as_deref().map(|swarm| (swarm, peer));
+        upgrade(stream, addr, swarm).await
     }
 
     async fn tcp(&self, addr: SocketAddr) -> Result<BoxStream, String> {
@@ -177,7 +179,7 @@ impl Dialer {
 async fn upgrade(
     stream: BoxStream,
     addr: SocketAddr,
-    swarm: Option<&Swarm>,
+    swarm: Option<(&Swarm, PeerId)>,
 ) -> Result<Upgraded, String> {
     let key = BASE64_STANDARD.encode(rand::rng().random::<[u8; 16]>());
     let mut request = Request::get(PATH)
@@ -189,8 +191,8 @@ async fn upgrade(
         .header(SEC_WEBSOCKET_KEY, &key)
         .body(Empty::new())
         .map_err(|e| format!("WebSocket request: {e}"))?;
-    if let Some(swarm) = swarm {
-        show_pass(request.headers_mut(), swarm);
+    if let Some((swarm, peer)) = swarm {
+        show_pass(request.headers_mut(), swarm, peer);
     }
     let accept = answer_to_key(&key);
     exchange(stream, request, |response| {

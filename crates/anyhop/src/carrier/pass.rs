@@ -1,7 +1,8 @@
 //! The pass that opens a private network's WebSocket: a value that only holders of the swarm
-//! key can make, good for once, where browsers and programs show theirs. Without one the
-//! site answers as to everybody.
+//! key can make, good for once, with a ticket that tells who asks; it is put where browsers
+//! and programs put theirs. Without one the site answers as to everybody.
 
+use anyhop_base::PeerId;
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::{
     HeaderMap,
@@ -13,9 +14,9 @@ use crate::engine::Swarm;
 /// In front of the pass (RFC 6750 section 2.1).
 const SCHEME: &str = "Bearer ";
 
-/// Puts a pass into a request.
-pub(super) fn show_pass(headers: &mut HeaderMap, swarm: &Swarm) {
-    let pass = BASE64_URL_SAFE_NO_PAD.encode(swarm.pass());
+/// Puts a pass into a request to `peer`.
+pub(super) fn show_pass(headers: &mut HeaderMap, swarm: &Swarm, peer: PeerId) {
+    let pass = BASE64_URL_SAFE_NO_PAD.encode(swarm.pass(peer));
     let value = HeaderValue::from_str(&format!("{SCHEME}{pass}"));
     let mut value = value.expect("base64 is a header value");
     value.set_sensitive(true);
@@ -37,19 +38,24 @@ mod tests {
 
     use super::*;
 
-    fn swarm(secret: u8) -> std::sync::Arc<Swarm> {
+    fn swarm(secret: u8) -> (std::sync::Arc<Swarm>, PeerId) {
         let ring = KeyRing::new(SwarmKey::new(Epoch(1), [secret; 32]));
         let keypair = Keypair::generate_ed25519();
-        Swarm::new(NetworkName::default().id(), &ring, &keypair).unwrap()
+        let swarm = Swarm::new(NetworkName::default().id(), &ring, &keypair).unwrap();
+        (swarm, keypair.public().to_peer_id())
     }
 
     #[test]
-    fn a_pass_opens_once_and_only_under_its_key() {
+    fn a_pass_opens_once_and_only_where_it_is_meant_for() {
         let mut headers = HeaderMap::new();
-        let (server, client) = (swarm(1), swarm(1));
+        let ((server, id), (client, client_id)) = (swarm(1), swarm(1));
         assert!(!shows_pass(&headers, &server), "none at all");
-        show_pass(&mut headers, &client);
-        assert!(!shows_pass(&headers, &swarm(2)), "another key");
+        show_pass(&mut headers, &client, id);
+        assert!(!shows_pass(&headers, &swarm(2).0), "another key");
+        assert!(!shows_pass(&headers, &swarm(1).0), "another peer");
+        server.set_gate(std::sync::Arc::new(move |peer, _| peer != client_id));
+        assert!(!shows_pass(&headers, &server), "one who is shut out");
+        server.set_gate(std::sync::Arc::new(move |peer, _| peer == client_id));
         assert!(shows_pass(&headers, &server));
         assert!(!shows_pass(&headers, &server), "shown before");
         for unfit in ["Bearer", "Bearer ", "Bearer AAAA", "Basic bWU6cEBzcw==", ""] {

@@ -33,7 +33,7 @@ pub(crate) use noq::{
 pub(crate) use swarm::{Swarm, made_under};
 
 use crate::{KEEP_ALIVE, Limits, StartError};
-use swarm::{SwarmClient, SwarmServer};
+use swarm::SwarmServer;
 
 /// A connection that hears nothing at all for this long is gone. The path agent gives up
 /// earlier, with a reason. Up to 25 s noq sends at least every second on a silent path,
@@ -185,7 +185,7 @@ impl Engine {
         let crypto = QuicClientConfig::try_from(client.config).map_err(|e| failed(&e))?;
         let mut config = match &self.swarm {
             None => noq::ClientConfig::new(Arc::new(crypto)),
-            Some(swarm) => SwarmClient::config(crypto, swarm.current()),
+            Some(swarm) => swarm.client(crypto, peer),
         };
         config.transport_config(Arc::clone(&self.transport));
         // The server name is unused: the certificate is checked against the PeerId.

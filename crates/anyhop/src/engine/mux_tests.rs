@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use anyhop_base::{Keypair, NetworkName};
+use anyhop_base::{Keypair, NetworkName, PeerId};
 use anyhop_proto::{
     network::swarm::{Epoch, EpochKeys, KeyRing, SwarmKey},
     probe::ProbeKeys,
@@ -220,44 +220,74 @@ fn what_is_not_for_us_is_dropped_and_counted() {
     }
 }
 
-/// A handshake's packet to this connection id, 60 bytes.
-fn long(version: u32, cid: &[u8]) -> Vec<u8> {
+/// Length of each packet below.
+const LEN: usize = 200;
+
+/// A handshake's packet to this connection id with this token.
+fn long(version: u32, cid: &[u8], token: &[u8]) -> Vec<u8> {
     let mut packet = [&[0xc3][..], &version.to_be_bytes()].concat();
     packet.push(cid.len() as u8);
     packet.extend_from_slice(cid);
-    packet.resize(60, 7);
+    packet.extend_from_slice(&[0, 0x40, token.len() as u8]);
+    packet.extend_from_slice(token);
+    packet.resize(LEN, 7);
     packet
 }
 
 /// Packets for a member in a private network, then packets of strangers.
 fn members_and_strangers() -> (Arc<Swarm>, [Vec<Vec<u8>>; 2]) {
     let (network, keypair) = (NetworkName::default().id(), Keypair::generate_ed25519());
-    let [ours, other] = [1, 2].map(|secret| {
-        let ring = KeyRing::new(SwarmKey::new(Epoch(1), [secret; 32]));
-        let stamp = EpochKeys::new(network, ring.current()).stamp([secret; 8]);
-        (ring, stamp)
-    });
-    let swarm = Swarm::new(network, &ours.0, &keypair).unwrap();
+    let rings = [1, 2].map(|secret| KeyRing::new(SwarmKey::new(Epoch(1), [secret; 32])));
+    let swarm = Swarm::new(network, &rings[0], &keypair).unwrap();
+    let me = keypair.public().to_peer_id();
+    let [dialler, former] = [3, 4].map(|_| Keypair::generate_ed25519());
+    let former_id = former.public().to_peer_id();
+    swarm.set_gate(Arc::new(move |peer, _| peer != former_id));
+    let mut nonce = 0;
+    let mut initial = |ring: usize, by: &Keypair, target: PeerId| {
+        nonce += 1;
+        let keys = EpochKeys::new(network, rings[ring].current());
+        let stamp = keys.stamp([nonce; 8]);
+        let ticket = keys.ticket(&stamp, by, target).unwrap();
+        (stamp, ticket)
+    };
+    let (stamp, ticket) = initial(0, &dialler, me);
+    let ours = long(1, &stamp, &ticket);
+    let mut other_version = ours.clone();
+    other_version[4] = 2;
+    let mut no_initial = ours.clone();
+    no_initial[0] |= 0x20;
+    let [other_key, shut_out, to_another] = [
+        initial(1, &dialler, me),
+        initial(0, &former, me),
+        initial(0, &dialler, former_id),
+    ]
+    .map(|(stamp, ticket)| long(1, &stamp, &ticket));
     let mut ids = crate::engine::reset::Keys::new(&keypair).unwrap().ids;
     let short = |cid: &[u8]| {
         let mut packet = [&[0x43][..], cid].concat();
-        packet.resize(60, 7);
+        packet.resize(LEN, 7);
         packet
     };
     let own = ids.generate_cid();
     let members = vec![
-        long(1, &ours.1),
+        ours,
         short(&own),
-        long(1, &own),
+        long(1, &own, &[]),
         short(&ids.generate_cid()),
         short(&own),
     ];
     let strangers = vec![
-        long(1, &other.1),
-        long(0x0a1a_2a3a, &ours.1),
-        long(0, &own),
-        long(1, &[0; 8]),
-        long(1, &[]),
+        other_key,
+        shut_out,
+        to_another,
+        other_version,
+        no_initial,
+        long(1, &stamp, &[]),
+        long(1, &stamp, &[0; 112]),
+        long(0, &own, &[]),
+        long(1, &[0; 8], &[]),
+        long(1, &[], &[]),
         short(&[0; 8]),
         short(&own[1..]),
     ];
@@ -279,20 +309,20 @@ fn a_private_network_takes_its_members_packets_out_of_any_batch_and_no_other() {
     };
     let mut rig = Rig::in_network(Some(swarm));
     let count = strangers.len() as u64;
-    rig.receive(LINK_A, 60, &mixed);
+    rig.receive(LINK_A, LEN, &mixed);
     assert_eq!(rig.poll(), expected(addr(LINK_A)));
     assert_eq!(rig.dropped(strangers_dropped), count);
 
     // Over a circuit what is left out is unreadable for the engine (no fixed bit).
     let labelled: Vec<_> = mixed.iter().map(|p| labelled(rig.local, p)).collect();
-    rig.receive(LINK_A, 60 + CIRCUIT_HEADER_LEN, &labelled);
+    rig.receive(LINK_A, LEN + CIRCUIT_HEADER_LEN, &labelled);
     let mut shown = rig.poll();
     shown.retain(|(_, packet)| packet[0] & 0x40 != 0);
     assert_eq!(shown, expected(rig.circuit.address()));
     assert_eq!(rig.dropped(strangers_dropped), 2 * count);
 
     let strangers: Vec<_> = labelled.into_iter().step_by(2).collect();
-    rig.receive(LINK_A, 60 + CIRCUIT_HEADER_LEN, &strangers);
+    rig.receive(LINK_A, LEN + CIRCUIT_HEADER_LEN, &strangers);
     assert_eq!(rig.poll(), []);
     assert_eq!(rig.dropped(strangers_dropped), 3 * count);
 }

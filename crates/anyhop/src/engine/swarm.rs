@@ -12,21 +12,28 @@
 //! packet once more finds its stamp used up. Retry is not spoken: a flood of valid Initials
 //! takes the key, and a retry's connection id would be no stamp.
 //!
+//! A stamp proves no more than having, or having had, the key. Who dials, a
+//! [`Ticket`] in the place of QUIC's token tells; whether such a one is answered, a [`Gate`]
+//! says, so that a former member hears nothing either.
+//!
 //! The ring is replaced at run time. Connections stay, under what they were made.
 
 use std::{
     any::Any,
+    collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, OnceLock, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use anyhop_base::{Keypair, NetworkId};
+use anyhop_base::{Keypair, NetworkId, PeerId};
 use anyhop_proto::network::swarm::{
     Destination, EpochKeys, KeyRing, MadeUnder, NONCE_LEN, Replays, STAMP_LEN, Stamps, Standing,
-    destination,
+    TICKET_LEN, Ticket, destination, initial_token,
 };
+use bytes::Bytes;
 use noq::{
     ConnectionId, ConnectionIdGenerator, Side,
     crypto::{self, KeyPair, Keys, PacketKey, UnsupportedVersion},
@@ -43,16 +50,33 @@ use crate::StartError;
 
 /// The one version that nodes speak (RFC 9000).
 const QUIC_V1: u32 = 1;
-/// Connection ids of this node that are remembered for having been checked, 512 bytes.
+/// Connection ids of this node, and tickets, that are remembered for having been checked:
+/// about 8 KiB.
 const RECENT: usize = 64;
 
 /// What a node of a private network holds of its swarm keys.
-#[derive(Debug)]
 pub(crate) struct Swarm {
     network: NetworkId,
+    keypair: Keypair,
+    me: PeerId,
     stamps: RwLock<Arc<Stamps>>,
+    gate: RwLock<Arc<Gate>>,
     shown: Mutex<Replays>,
+    /// Tickets that were checked, as they came, the latest last. Each fits one stamp only.
+    checked: Mutex<VecDeque<[u8; TICKET_LEN]>>,
     own: OwnIds,
+}
+
+/// Whether those are answered who begin a handshake under some key. Asked for each first
+/// packet of a handshake: it must not wait.
+pub(crate) type Gate = dyn Fn(PeerId, MadeUnder) -> bool + Send + Sync;
+
+impl fmt::Debug for Swarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swarm")
+            .field("stamps", &self.stamps)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Swarm {
@@ -67,8 +91,12 @@ impl Swarm {
         };
         Ok(Arc::new(Self {
             network,
+            keypair: keypair.clone(),
+            me: keypair.public().to_peer_id(),
             stamps: RwLock::new(Arc::new(Stamps::new(network, ring))),
+            gate: RwLock::new(Arc::new(|_, _| true)),
             shown: Mutex::default(),
+            checked: Mutex::default(),
             own,
         }))
     }
@@ -77,6 +105,11 @@ impl Swarm {
     pub(crate) fn replace(&self, ring: &KeyRing) {
         let stamps = Arc::new(Stamps::new(self.network, ring));
         *self.stamps.write().expect("no holder panics") = stamps;
+    }
+
+    /// Handshakes to come are answered if this holds for them.
+    pub(crate) fn set_gate(&self, gate: Arc<Gate>) {
+        *self.gate.write().expect("no holder panics") = gate;
     }
 
     fn stamps(&self) -> Arc<Stamps> {
@@ -88,16 +121,67 @@ impl Swarm {
         self.stamps().current().clone()
     }
 
+    /// What one handshake with `peer` is begun with.
+    pub(super) fn client(
+        &self,
+        inner: crypto::rustls::QuicClientConfig,
+        peer: PeerId,
+    ) -> noq::ClientConfig {
+        let keys = self.current();
+        let stamp = keys.stamp(nonce());
+        let ticket = keys.ticket(&stamp, &self.keypair, peer);
+        let mut config = noq::ClientConfig::new(Arc::new(SwarmClient { inner, keys }));
+        config
+            .initial_dst_cid_provider(Arc::new(move || ConnectionId::new(&stamp)))
+            .token_store(Arc::new(OwnTicket(ticket)));
+        config
+    }
+
     /// Whether a QUIC packet may be for this node.
     pub(super) fn takes(&self, packet: &[u8]) -> bool {
         match destination(packet, OWN_LEN) {
             None => false,
             Some(Destination::Short { cid }) => self.own.is_own(cid),
             Some(Destination::Long { version, cid }) => {
-                version == QUIC_V1
-                    && (self.own.is_own(cid) || self.stamps().recognise(cid).is_some())
+                version == QUIC_V1 && (self.own.is_own(cid) || self.hears(cid, packet))
             }
         }
+    }
+
+    /// Whether a handshake begins with this packet that may be answered.
+    fn hears(&self, stamp: &[u8], packet: &[u8]) -> bool {
+        let stamps = self.stamps();
+        let Some((keys, under)) = stamps.recognise(stamp) else {
+            return false;
+        };
+        initial_token(packet).is_some_and(|ticket| self.opens_gate(keys, under, stamp, ticket))
+    }
+
+    /// Whether those are answered who show this. The signature comes last, since it costs
+    /// most: a former member is refused before.
+    fn opens_gate(&self, keys: &EpochKeys, under: MadeUnder, stamp: &[u8], shown: &[u8]) -> bool {
+        let Some(ticket) = keys.open_ticket(stamp, self.me, shown) else {
+            return false;
+        };
+        let gate = Arc::clone(&self.gate.read().expect("no holder panics"));
+        gate(ticket.claimed, under) && self.is_genuine(&ticket, shown)
+    }
+
+    /// Checks a ticket, once for all packets that it comes in.
+    fn is_genuine(&self, ticket: &Ticket, shown: &[u8]) -> bool {
+        let checked = || self.checked.lock().expect("no holder panics");
+        if checked().iter().any(|before| before == shown) {
+            return true;
+        }
+        let is_genuine = ticket.is_genuine();
+        if let (true, Ok(shown)) = (is_genuine, shown.try_into()) {
+            let mut checked = checked();
+            if checked.len() >= RECENT {
+                checked.pop_front();
+            }
+            checked.push_back(shown);
+        }
+        is_genuine
     }
 
     /// Whether a handshake may be answered: its first packet decrypts, and its stamp is
@@ -106,14 +190,24 @@ impl Swarm {
         incoming.decrypt().is_some() && self.first_showing(&incoming.orig_dst_cid())
     }
 
-    /// What the next request for a WebSocket shows.
-    pub(crate) fn pass(&self) -> [u8; STAMP_LEN] {
-        self.stamps().current().pass(nonce())
+    /// What the next request for a WebSocket of `peer` shows: a pass, and its ticket.
+    pub(crate) fn pass(&self, peer: PeerId) -> Vec<u8> {
+        let keys = self.current();
+        let pass = keys.pass(nonce());
+        let ticket = keys.ticket(&pass, &self.keypair, peer);
+        [&pass[..], ticket.as_ref().map_or(&[], |t| &t[..])].concat()
     }
 
     /// Whether a request for a WebSocket may be answered. A pass is good for once.
-    pub(crate) fn admits_pass(&self, pass: &[u8]) -> bool {
-        self.stamps().recognise_pass(pass).is_some() && self.first_showing(pass)
+    pub(crate) fn admits_pass(&self, shown: &[u8]) -> bool {
+        let Some((pass, ticket)) = shown.split_at_checked(STAMP_LEN) else {
+            return false;
+        };
+        let stamps = self.stamps();
+        let Some((keys, under)) = stamps.recognise_pass(pass) else {
+            return false;
+        };
+        self.opens_gate(keys, under, pass, ticket) && self.first_showing(pass)
     }
 
     fn first_showing(&self, shown: &[u8]) -> bool {
@@ -154,23 +248,19 @@ impl OwnIds {
 }
 
 /// Begins handshakes under the keys of one epoch.
-pub(super) struct SwarmClient {
+struct SwarmClient {
     inner: crypto::rustls::QuicClientConfig,
     keys: EpochKeys,
 }
 
-impl SwarmClient {
-    /// A configuration whose handshakes are stamped and encrypted under `keys`.
-    pub(super) fn config(
-        inner: crypto::rustls::QuicClientConfig,
-        keys: EpochKeys,
-    ) -> noq::ClientConfig {
-        let stamping = keys.clone();
-        let mut config = noq::ClientConfig::new(Arc::new(Self { inner, keys }));
-        config.initial_dst_cid_provider(Arc::new(move || {
-            ConnectionId::new(&stamping.stamp(nonce()))
-        }));
-        config
+/// Puts a ticket where QUIC has tokens that servers gave earlier; there are none here.
+struct OwnTicket(Option<[u8; TICKET_LEN]>);
+
+impl noq::TokenStore for OwnTicket {
+    fn insert(&self, _: &str, _: Bytes) {}
+
+    fn take(&self, _: &str) -> Option<Bytes> {
+        self.0.map(|ticket| Bytes::copy_from_slice(&ticket))
     }
 }
 

@@ -217,7 +217,7 @@ impl Inner {
             Endpoint::Udp(addr) => self.engine.connect(addr, peer).await,
             Endpoint::Ws { addr, tls } => {
                 // Its session's driver holds it from then on.
-                let held = self.open_websocket(addr, tls).await;
+                let held = self.open_websocket(peer, addr, tls).await;
                 let held = held.map_err(ConnectError::Failed)?;
                 self.engine.connect(held.address(), peer).await
             }

@@ -58,11 +58,11 @@ pub(crate) use monitor::Network;
 pub(crate) use ways::Apart;
 
 use crate::{
-    Config, DialError, Incoming, KeyRing, Message, MessageError, NatStatus, NoSwarmKey, NodeStatus,
-    PathInfo, PathKind, Pong, ProtocolTaken, Received, RecvStream, RelayStatus, SendStream,
-    Session, SessionInfo, StartError, StreamError,
+    Config, DialError, Incoming, KeyRing, MadeUnder, Message, MessageError, NatStatus, NoSwarmKey,
+    NodeStatus, PathInfo, PathKind, Pong, ProtocolTaken, Received, RecvStream, RelayStatus,
+    SendStream, Session, SessionInfo, StartError, StreamError,
     circuit::Circuits,
-    engine::{Engine, Fabric},
+    engine::{Engine, Fabric, Swarm},
     net::{Host, LiveSocket, OsHost},
 };
 
@@ -371,10 +371,28 @@ impl Node {
     /// # Errors
     /// When the node was started without swarm keys: it is in a public network.
     pub fn replace_swarm_keys(&self, ring: &KeyRing) -> Result<(), NoSwarmKey> {
-        let swarm = self.0.fabric.swarm.as_ref();
-        let swarm = swarm.ok_or_else(|| NoSwarmKey(self.network().clone()))?;
-        swarm.replace(ring);
+        self.swarm()?.replace(ring);
         Ok(())
+    }
+
+    /// Has a private network's node answer only those who `gate` holds for: it is asked
+    /// before a handshake gets its first answer, with who begins it, proven by a signature,
+    /// and under which key. Everybody else hears as little as a stranger. It is called
+    /// where packets are received and must not wait.
+    ///
+    /// # Errors
+    /// When the node was started without swarm keys: it is in a public network.
+    pub fn answer_only(
+        &self,
+        gate: impl Fn(PeerId, MadeUnder) -> bool + Send + Sync + 'static,
+    ) -> Result<(), NoSwarmKey> {
+        self.swarm()?.set_gate(Arc::new(gate));
+        Ok(())
+    }
+
+    fn swarm(&self) -> Result<&Swarm, NoSwarmKey> {
+        let swarm = self.0.fabric.swarm.as_deref();
+        swarm.ok_or_else(|| NoSwarmKey(self.network().clone()))
     }
 
     /// The peers this node stays connected to.

@@ -85,13 +85,14 @@ impl Inner {
         }
     }
 
-    /// Opens a WebSocket; it stays as long as the result, or a path, uses it.
+    /// Opens a WebSocket of a peer; it stays as long as the result, or a path, uses it.
     pub(super) async fn open_websocket(
         &self,
+        peer: PeerId,
         addr: SocketAddr,
         tls: bool,
     ) -> Result<CarrierUse, String> {
-        let (held, run) = self.websockets.dialer.dial(addr, tls).await?;
+        let (held, run) = self.websockets.dialer.dial(peer, addr, tls).await?;
         self.spawn(run);
         Ok(held)
     }
@@ -106,7 +107,7 @@ impl Inner {
             ways.spawn(async move {
                 sleep(delay).await;
                 let attempt = node.websocket_attempt(peer, addr, tls);
-                let tried = node.open_websocket(addr, tls).await;
+                let tried = node.open_websocket(peer, addr, tls).await;
                 attempt.end(&tried);
                 tried
             });

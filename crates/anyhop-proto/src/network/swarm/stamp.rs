@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use anyhop_base::NetworkId;
-use aws_lc_rs::{constant_time, hkdf, hmac};
+use aws_lc_rs::{
+    aead::{AES_256_GCM, LessSafeKey, UnboundKey},
+    constant_time, hkdf, hmac,
+};
 
 use super::{Epoch, KeyRing, SwarmKey};
 
@@ -16,6 +19,7 @@ pub const STAMP_LEN: usize = 20;
 const FOR_STAMPS: &[u8] = b"anyhop-swarm/1 stamp\0";
 const FOR_INITIALS: &[u8] = b"anyhop-swarm/1 initial\0";
 const FOR_PASSES: &[u8] = b"anyhop-swarm/1 websocket\0";
+const FOR_TICKETS: &[u8] = b"anyhop-swarm/1 ticket\0";
 
 /// What a key of the ring is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +44,14 @@ pub struct MadeUnder {
 
 /// The keys derived from the swarm key of one epoch, for one network. Clones share them.
 #[derive(Clone)]
-pub struct EpochKeys(Arc<Derived>);
+pub struct EpochKeys(pub(super) Arc<Derived>);
 
-struct Derived {
+pub(super) struct Derived {
     epoch: Epoch,
     stamp: hmac::Key,
     initial: hmac::Key,
     pass: hmac::Key,
+    pub(super) ticket: LessSafeKey,
 }
 
 impl EpochKeys {
@@ -60,11 +65,15 @@ impl EpochKeys {
             let okm = secret.expand(&info, hmac::HMAC_SHA256);
             hmac::Key::from(okm.expect("32 bytes are within HKDF's limit"))
         };
+        let info = [FOR_TICKETS, network.as_bytes()];
+        let ticket = secret.expand(&info, &AES_256_GCM);
+        let ticket = UnboundKey::from(ticket.expect("32 bytes are within HKDF's limit"));
         Self(Arc::new(Derived {
             epoch: key.epoch(),
             stamp: derive(FOR_STAMPS),
             initial: derive(FOR_INITIALS),
             pass: derive(FOR_PASSES),
+            ticket: LessSafeKey::new(ticket),
         }))
     }
 
@@ -154,8 +163,8 @@ impl Stamps {
 
     /// Whose pass this is; `None` for anything else.
     #[must_use]
-    pub fn recognise_pass(&self, pass: &[u8]) -> Option<MadeUnder> {
-        self.find(pass, |keys| &keys.pass).map(|(_, under)| under)
+    pub fn recognise_pass(&self, pass: &[u8]) -> Option<(&EpochKeys, MadeUnder)> {
+        self.find(pass, |keys| &keys.pass)
     }
 
     fn find(
@@ -231,7 +240,8 @@ mod tests {
             };
             let found = stamps.recognise(&keys.stamp(NONCE)).map(|(_, under)| under);
             assert_eq!(found, Some(under));
-            assert_eq!(stamps.recognise_pass(&keys.pass(NONCE)), Some(under));
+            let found = stamps.recognise_pass(&keys.pass(NONCE));
+            assert_eq!(found.map(|(_, under)| under), Some(under));
             // One is not good for the other.
             assert!(stamps.recognise(&keys.pass(NONCE)).is_none());
             assert!(stamps.recognise_pass(&keys.stamp(NONCE)).is_none());
