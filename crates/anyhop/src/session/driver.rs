@@ -646,13 +646,15 @@ impl Driver {
     fn sample(&mut self) {
         let mut samples = Vec::with_capacity(self.paths.len());
         let (mut gone, mut moved) = (Vec::new(), Vec::new());
+        let remotes: Vec<_> = self.paths.values().map(|open| open.remote).collect();
         for (key, open) in &mut self.paths {
             let Ok(remote) = open.path.remote_address().map(canonical) else {
                 gone.push(open.id);
                 continue;
             };
-            // What the peer diverts makes no other path of it.
-            if remote != open.remote && !is_virtual(&remote) && !is_virtual(&open.remote) {
+            // A path that the peer diverts to another one has not moved.
+            let diverted = remotes.contains(&remote) || is_virtual(&remote);
+            if !diverted && !is_virtual(&open.remote) {
                 open.remote = remote;
                 moved.push(*key);
             }
