@@ -227,7 +227,8 @@ fn dial_hint(e: &DialError) -> String {
             "close sessions that are no longer needed and try again".to_owned()
         }
         DialError::Closed(_) => "start the daemon again".to_owned(),
-        _ => "check that the peer runs and that a node both can reach relays for them \
+        _ => "check that the peer runs in this network (members of a private one answer \
+             nobody else) and that a node both can reach relays for them \
              (`anyhop status` on both sides); `anyhop explain PEER` tells all that was tried, \
              `anyhop doctor` what is wrong on this side"
             .to_owned(),
