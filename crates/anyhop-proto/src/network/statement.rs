@@ -435,6 +435,9 @@ pub enum StatementError {
     /// On signing: the key is not the authority's.
     #[error("cannot sign: the key is not that of the network's authority")]
     OtherAuthority,
+    /// On signing: there is no epoch after the current one.
+    #[error("cannot start another epoch: the last one there can be is reached")]
+    LastEpoch,
     /// On signing: the key refused.
     #[error("cannot sign the statement: {0}")]
     Signing(String),
