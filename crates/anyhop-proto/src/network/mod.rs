@@ -6,11 +6,15 @@
 //! | [`membership`] | who is a member, from all statements together |
 //! | [`gossip`] | how statements and keys spread among connected members |
 //! | [`admission`] | whether a new connection is a member's |
+//! | [`invitation`] | how one text lets somebody become a member |
+//! | [`book`] | which invitations a node has given out, and who redeems them |
 //! | [`statement`] | what the authority and its admins sign, and whether it is believed |
 
 pub mod admission;
+pub mod book;
 mod charter;
 pub mod gossip;
+pub mod invitation;
 pub mod membership;
 pub mod statement;
 pub mod swarm;
