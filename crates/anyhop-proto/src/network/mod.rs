@@ -8,14 +8,18 @@
 //! | [`admission`] | whether a new connection is a member's |
 //! | [`invitation`] | how one text lets somebody become a member |
 //! | [`book`] | which invitations a node has given out, and who redeems them |
+//! | [`state`] | what a node keeps of a network, as it is stored |
+//! | [`backup`] | the same under a passphrase |
 //! | [`statement`] | what the authority and its admins sign, and whether it is believed |
 
 pub mod admission;
+pub mod backup;
 pub mod book;
 mod charter;
 pub mod gossip;
 pub mod invitation;
 pub mod membership;
+pub mod state;
 pub mod statement;
 pub mod swarm;
 
