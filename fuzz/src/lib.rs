@@ -53,6 +53,12 @@ targets! {
     message_header: message_headers,
     udp_payload: udp_payloads,
     websocket_frames: websocket_streams,
+    statement_decode: signed_statements,
+    statement_payload: statement_payloads,
+    network_frames: network_contents,
+    invitation_text: invitation_texts,
+    network_state: network_states,
+    backup_text: backups,
     swarm_key_text: swarm_key_texts,
     quic_destination: quic_packets,
 }

@@ -1,5 +1,7 @@
 //! Valid inputs for the targets to start from.
 
+mod network;
+
 use std::net::SocketAddr;
 
 use anyhop_base::{
@@ -27,12 +29,20 @@ use anyhop_proto::{
 
 use crate::targets::{NOW_UNIX_S, network, signer};
 
+pub(crate) use network::{
+    backups, invitation_texts, network_contents, network_states, signed_statements,
+    statement_payloads,
+};
+
 const V4: &str = "192.0.2.1:4001";
 const V6: &str = "[2001:db8::1]:4001";
 
+fn keypair(seed: u8) -> Keypair {
+    Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key")
+}
+
 fn peer(seed: u8) -> PeerId {
-    let key = Keypair::ed25519_from_bytes([seed; 32]).expect("32 bytes are a key");
-    key.public().to_peer_id()
+    keypair(seed).public().to_peer_id()
 }
 
 fn address(text: &str) -> Multiaddr {

@@ -1,6 +1,8 @@
 //! The targets: each takes any bytes, says whether they were valid, and panics only when
 //! a property breaks.
 
+mod network;
+
 use anyhop_base::{
     Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, SignedRecord,
     codec::{MAX_VARINT_LEN, put_varint, take_varint},
@@ -23,6 +25,11 @@ use anyhop_proto::{
     route::{Find, FindAnswer, Sample, Trace, TraceAnswer},
     take_frame,
     websocket::{Decoder, Frame, Sender, WebSocketError},
+};
+
+pub use network::{
+    backup_text, charter, invitation_text, network_frames, network_state, statement_decode,
+    statement_payload,
 };
 
 /// The time at which records are read.

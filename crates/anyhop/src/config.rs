@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use anyhop_base::{NetworkName, PeerAddr};
 use anyhop_proto::network::swarm::KeyRing;
 
-use crate::{Proxies, Site};
+use crate::{PrivateNetwork, Proxies, Site};
 
 /// Settings of a [`Node`](crate::Node). [`Config::default`] suits a node on a home
 /// network; every limit says what it costs.
@@ -16,6 +16,9 @@ pub struct Config {
     /// The swarm keys of a private network. Whoever has none of them gets no answer from
     /// this node, not even that it is there. `None` for a public network.
     pub swarm: Option<KeyRing>,
+    /// The private network this node lives in, instead of the public one of the name in
+    /// [`network`](Self::network).
+    pub private: Option<PrivateNetwork>,
     /// UDP addresses to listen on: at most one IPv4 and one IPv6, port 0 for any.
     /// Empty: one of each on all interfaces, on any port.
     pub listen: Vec<SocketAddr>,
@@ -64,6 +67,7 @@ impl Default for Config {
         Self {
             network: NetworkName::default(),
             swarm: None,
+            private: None,
             listen: Vec::new(),
             websocket: WebSocketConfig::default(),
             bootstrap: Vec::new(),

@@ -36,10 +36,12 @@ mod info;
 mod message;
 pub mod net;
 mod node;
+mod private;
 mod session;
 mod stream;
 
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
+pub use anyhop_proto::network::statement::{BadMemberName, MemberName, OptOuts};
 pub use anyhop_proto::network::swarm::{
     Epoch, KeyRing, MadeUnder, Standing, SwarmKey, SwarmKeyTextError,
 };
@@ -61,7 +63,11 @@ pub use info::{
     SessionInfo, Technique, TraceHop,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
-pub use node::{Connectedness, Event, Listener, MAX_ATTEMPTS, Node};
+pub use node::{Connectedness, Event, InviteOptions, Listener, MAX_ATTEMPTS, NetworkHandle, Node};
+pub use private::{
+    CERTIFICATE_LIFETIME_S, Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind,
+    PrivateNetwork, RequestInfo, StoreError,
+};
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
 

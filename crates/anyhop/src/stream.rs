@@ -352,6 +352,50 @@ pub(crate) async fn read_frame(recv: &mut RecvStream, max: usize) -> Result<Vec<
     Ok(content)
 }
 
+/// The same; `None` when the stream ended before the frame began.
+pub(crate) async fn read_frame_or_end(
+    recv: &mut RecvStream,
+    max: usize,
+) -> Result<Option<Vec<u8>>, StreamError> {
+    let mut first = [0];
+    if recv.read(&mut first).await?.is_none() {
+        return Ok(None);
+    }
+    let mut prefix = vec![first[0]];
+    let len = loop {
+        match take_varint(&mut &prefix[..]) {
+            Ok(Some(len)) => break len,
+            Ok(None) => {}
+            Err(_) => return Err(malformed(recv)),
+        }
+        recv.read_exact(&mut first).await?;
+        prefix.push(first[0]);
+    };
+    let Some(len) = usize::try_from(len).ok().filter(|l| *l <= max) else {
+        return Err(malformed(recv));
+    };
+    let mut content = vec![0; len];
+    recv.read_exact(&mut content).await?;
+    Ok(Some(content))
+}
+
+/// Reads one frame of at most `max` bytes on a connection that is no session; `None` when
+/// it is malformed or does not come.
+pub(crate) async fn read_raw_frame(recv: &mut engine::RecvStream, max: usize) -> Option<Vec<u8>> {
+    let mut prefix = Vec::with_capacity(2);
+    let len = loop {
+        let mut byte = [0];
+        recv.read_exact(&mut byte).await.ok()?;
+        prefix.push(byte[0]);
+        if let Some(len) = take_varint(&mut &prefix[..]).ok()? {
+            break usize::try_from(len).ok().filter(|l| *l <= max)?;
+        }
+    };
+    let mut content = vec![0; len];
+    recv.read_exact(&mut content).await.ok()?;
+    Some(content)
+}
+
 /// Ends a stream whose peer broke the protocol.
 pub(crate) fn malformed(recv: &mut RecvStream) -> StreamError {
     recv.stop(code::MALFORMED);

@@ -73,6 +73,8 @@ pub(crate) mod close {
     pub(crate) const PROTOCOL: u32 = 5;
     /// No path works any more.
     pub(crate) const NO_PATH: u32 = 6;
+    /// The other side is no member of the private network, or not served here.
+    pub(crate) const NOT_ADMITTED: u32 = 7;
 }
 
 /// What a failed handshake was about.

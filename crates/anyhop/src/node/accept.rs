@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Inner, protocols, punch};
+use super::{Inner, private::Admitted, protocols, punch};
 use crate::{
     Incoming, ProtocolTaken, StreamError, circuit,
     engine::{self, Code, Connection, close, peer_of},
@@ -116,6 +116,9 @@ impl Inner {
             tracing::debug!(error = %e, "session refused");
             return refuse(close::TOO_MANY_SESSIONS, "its limit of sessions is reached");
         }
+        if let Admitted::Invited = self.admit_accepted(&quic, peer).await? {
+            return Ok(());
+        }
         let first = quic.accept_uni().await.map_err(|e| e.to_string())?;
         self.first_stream(quic, peer, first).await
     }
@@ -207,6 +210,10 @@ impl Inner {
                 let read = timeout(HELLO_TIMEOUT, node.read_hello(&mut recv)).await;
                 if !matches!(read, Ok(Ok(()))) {
                     tracing::debug!(peer = %conn.peer, "record not read");
+                }
+            } else if name == node.protocol(protocols::MEMBERSHIP) {
+                if let Err(e) = node.serve_gossip(&conn, &mut recv).await {
+                    tracing::debug!(peer = %conn.peer, error = %e, "gossip ended early");
                 }
             } else {
                 node.deliver(&conn, &name, None, recv);

@@ -1,6 +1,6 @@
 //! Staying connected to the bootstrap peers, and telling others to come through them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhop_base::{Endpoint, PeerId};
 use anyhop_proto::control::{Attached, MAX_CONTROL_FRAME};
@@ -21,6 +21,18 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const STABLE: Duration = Duration::from_secs(30);
 
 impl Inner {
+    /// Starts to keep links to all bootstrap peers.
+    pub(super) fn stay_with_bootstraps(self: &Arc<Self>) {
+        let mut bootstraps: BTreeMap<PeerId, Vec<Endpoint>> = BTreeMap::new();
+        for bootstrap in self.config.bootstrap.iter().filter(|b| b.peer != self.me) {
+            let known = bootstraps.entry(bootstrap.peer).or_default();
+            known.push(bootstrap.addr);
+        }
+        for (peer, addresses) in bootstraps {
+            self.spawn(Arc::clone(self).keep_attached(peer, addresses));
+        }
+    }
+
     /// Keeps a link to a bootstrap peer, known at these addresses, and an attachment if it
     /// relays.
     pub(super) async fn keep_attached(self: Arc<Self>, peer: PeerId, addresses: Vec<Endpoint>) {

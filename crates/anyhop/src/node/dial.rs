@@ -27,6 +27,7 @@ use tokio::{
 use super::{
     Inner,
     find::Way,
+    private::NEW_KEY,
     protocols,
     records::Whereabouts,
     ways::{STAGGER, Via},
@@ -149,7 +150,13 @@ impl Inner {
             let _ = timeout(BOOTSTRAP_WAIT, self.bootstrapped()).await;
         }
         let race = Race::new(Arc::clone(self), peer);
-        race.run_in_time(found).await
+        match race.run_in_time(found).await {
+            Err(e) if brought_new_key(&e) => {
+                let race = Race::new(Arc::clone(self), peer);
+                race.run_in_time(self.whereabouts(peer)).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Says hello on the connection that won and makes it live.
@@ -169,6 +176,12 @@ impl Inner {
             quic.close(Code::from_u32(close::TOO_MANY_SESSIONS), b"");
             return Err(lost(e.to_string()));
         }
+        self.admit_dialled(&quic, peer)
+            .await
+            .map_err(|why| Failure {
+                way: "admission".to_owned(),
+                ..lost(why)
+            })?;
         let conn = self
             .adopt(quic, peer, circuit)
             .ok_or_else(|| lost("the connection ended at once".to_owned()))?;
@@ -208,7 +221,7 @@ impl Inner {
         tried
     }
 
-    async fn handshake_at(
+    pub(super) async fn handshake_at(
         &self,
         peer: PeerId,
         endpoint: Endpoint,
@@ -283,6 +296,16 @@ impl Inner {
         let mut direct = self.in_turns(by_hand);
         direct.extend(self.in_turns(told));
         direct
+    }
+}
+
+/// Whether a dial failed because this node had an old swarm key, and brought the new one.
+fn brought_new_key(error: &DialError) -> bool {
+    match error {
+        DialError::NoRoute { attempts, .. } | DialError::Unreachable { attempts, .. } => {
+            attempts.iter().any(|a| a.reason == NEW_KEY)
+        }
+        _ => false,
     }
 }
 

@@ -18,6 +18,7 @@ mod mdns;
 mod monitor;
 mod nat;
 mod natcheck;
+mod private;
 pub(crate) mod punch;
 mod records;
 mod registry;
@@ -55,6 +56,7 @@ pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
 pub(crate) use monitor::Network;
+pub use private::{InviteOptions, NetworkHandle};
 pub(crate) use ways::Apart;
 
 use crate::{
@@ -69,6 +71,9 @@ use crate::{
 /// Names of the library's own protocols, within the network's prefix.
 pub(crate) mod protocols {
     pub(crate) const HELLO: &str = "hello/1";
+    pub(crate) const ADMISSION: &str = "admission/1";
+    pub(crate) const INVITATION: &str = "invitation/1";
+    pub(crate) const MEMBERSHIP: &str = "membership/1";
     pub(crate) const RECORD: &str = "record/1";
     pub(crate) const LOOKUP: &str = "lookup/1";
     pub(crate) const FIND: &str = "find/1";
@@ -154,6 +159,22 @@ pub enum Event {
         /// How.
         connectedness: Connectedness,
     },
+    /// This node has become a member of its private network.
+    Joined,
+    /// Somebody has redeemed an invitation of this node that needs approval.
+    JoinRequested {
+        /// Who.
+        peer: PeerId,
+        /// The name it would like; empty for none.
+        name: String,
+    },
+    /// Something was said about members of the private network.
+    MembersChanged,
+    /// The private network has a new swarm key.
+    EpochChanged {
+        /// Its epoch.
+        epoch: u32,
+    },
 }
 
 /// How a peer is connected.
@@ -187,6 +208,7 @@ pub(crate) struct Inner {
     pub(crate) circuits: Circuits,
     pub(crate) attempts: Arc<AttemptLog>,
     pub(crate) nat: nat::Nat,
+    private: Option<private::Private>,
     keypair: Keypair,
     network_id: NetworkId,
     host: Arc<dyn Host>,
@@ -395,6 +417,13 @@ impl Node {
         swarm.ok_or_else(|| NoSwarmKey(self.network().clone()))
     }
 
+    /// The private network of this node; `None` in a public one.
+    #[must_use]
+    pub fn private_network(&self) -> Option<NetworkHandle> {
+        self.0.private.as_ref()?;
+        Some(NetworkHandle(Arc::clone(&self.0)))
+    }
+
     /// The peers this node stays connected to.
     #[must_use]
     pub fn bootstrap(&self) -> &[PeerAddr] {
@@ -409,6 +438,22 @@ impl Node {
             .filter_map(|e| PeerAddr::at(self.0.me, e).ok())
             .map(|a| a.to_multiaddr())
             .collect()
+    }
+
+    /// The same for somebody who is elsewhere: port mappings and where peers see this node
+    /// come first.
+    pub(crate) fn reachable_addresses(&self) -> Vec<Multiaddr> {
+        let mapped = self.0.mapped_endpoints().into_iter();
+        let observed = self.0.observed_addrs().into_iter().map(Endpoint::Udp);
+        let outside = mapped.chain(observed);
+        let outside = outside.filter_map(|e| e.to_multiaddr().ok());
+        let own = self.0.listen_addrs().into_iter().map(Endpoint::Udp);
+        let own = own.chain(self.0.websocket_endpoints());
+        let mut all: Vec<_> = outside.collect();
+        all.extend(own.filter_map(|e| e.to_multiaddr().ok()));
+        let mut known = std::collections::BTreeSet::new();
+        all.retain(|a| known.insert(a.to_string()));
+        all
     }
 
     /// A snapshot of this node.

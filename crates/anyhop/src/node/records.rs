@@ -9,8 +9,8 @@ use std::{
 };
 
 use anyhop_base::{
-    Attachment, Endpoint, Multiaddr, PeerId, Reachability, Record, RecordError, SignedRecord,
-    dialable, parse_multiaddr,
+    Attachment, Endpoint, Multiaddr, PeerAddr, PeerId, Reachability, Record, RecordError,
+    SignedRecord, dialable, parse_multiaddr,
     record::{MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES},
 };
 use anyhop_proto::{
@@ -295,6 +295,20 @@ impl Inner {
         } else {
             Reachability::BehindNat
         }
+    }
+
+    /// Where connected peers that strangers can dial are, by their own word.
+    pub(super) fn public_contacts(&self, max: usize) -> Vec<PeerAddr> {
+        let conns = self.current_conns();
+        let book = self.book();
+        let records = conns.iter().filter_map(|c| book.record(c.peer));
+        let public = records.filter(|r| r.reachability == Reachability::Public);
+        let contacts = public.flat_map(|record| {
+            let endpoints = endpoints(&record.addresses).into_iter();
+            let dialable = endpoints.filter(|e| !is_private(e.addr().ip()));
+            dialable.filter_map(|e| PeerAddr::at(record.peer, e).ok())
+        });
+        contacts.take(max).collect()
     }
 
     /// What a peer's record says of its reachability.

@@ -122,6 +122,7 @@ impl Inner {
             self.tell_connectedness(&mut sessions, peer);
         }
         self.session_changed.notify_waiters();
+        self.member_connected(peer);
         // Not cancelled on stop: it ends with its connection, which the stop closes.
         self.spawn_unstopped(driver.run());
         Some(conn)
@@ -129,7 +130,7 @@ impl Inner {
 
     /// A connection's driver has ended.
     pub(crate) fn conn_ended(&self, conn: &Conn, reason: &str) {
-        {
+        let last = {
             let mut sessions = self.sessions.lock().expect("no holder panics");
             let (peer, last) = (conn.peer, sessions.remove(conn));
             if last {
@@ -143,6 +144,10 @@ impl Inner {
             } else {
                 self.tell_connectedness(&mut sessions, peer);
             }
+            last
+        };
+        if last {
+            self.member_disconnected(conn.peer);
         }
         self.fabric
             .switch
@@ -196,6 +201,12 @@ impl Inner {
         let sessions = self.sessions.lock().expect("no holder panics");
         let current = sessions.peers.values().map(|e| Arc::clone(&e.current));
         current.collect()
+    }
+
+    /// All connections, superseded ones included.
+    pub(super) fn all_conns(&self) -> Vec<Arc<Conn>> {
+        let sessions = self.sessions.lock().expect("no holder panics");
+        sessions.links.values().map(Arc::clone).collect()
     }
 
     /// The link to a neighbour: its session, when that has a direct path.

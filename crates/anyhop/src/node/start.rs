@@ -1,12 +1,11 @@
 //! Bringing a node up: sockets, engine, and the tasks that live as long as it does.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
-use anyhop_base::{Endpoint, Keypair, PeerId};
+use anyhop_base::{Keypair, PeerId};
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
     nat::Family,
@@ -23,14 +22,19 @@ use super::{
     inbox::Inbox,
     mapping::{REACH_BURST, REACH_INTERVAL},
     mdns::LocalPeers,
+    private::Private,
     records,
     websocket::WebSockets,
 };
 use crate::{
-    Config, StartError,
+    Config, PrivateNetwork, StartError,
     engine::{Engine, Fabric, Swarm, random_seed},
     net::{Host, LiveSocket},
 };
+
+/// Bootstrap peers, up to which those are added that a node of a private network met
+/// before.
+const MAX_CONTACTS_DIALLED: usize = 4;
 
 type Socket = Arc<LiveSocket>;
 
@@ -38,13 +42,20 @@ type Socket = Arc<LiveSocket>;
 pub(super) fn start(
     host: Arc<dyn Host>,
     keypair: Keypair,
-    config: Config,
+    mut config: Config,
 ) -> Result<Arc<Inner>, StartError> {
     let me = keypair.public().to_peer_id();
+    let private = config.private.take();
+    if let Some(network) = &private {
+        enter(network, me, &mut config);
+    }
     let socket_failed = Arc::new(Notify::new());
     let (v4, v6) = bind(&host, &config.listen, &socket_failed)?;
     let sockets = [&v4, &v6].into_iter().flatten().cloned().collect();
-    let network_id = config.network.id();
+    let network_id = match &private {
+        Some(network) => network.id(),
+        None => config.network.id(),
+    };
     let swarm = config.swarm.as_ref();
     let swarm = swarm.map(|ring| Swarm::new(network_id, ring, &keypair));
     let swarm = swarm.transpose()?;
@@ -71,6 +82,7 @@ pub(super) fn start(
         circuits: crate::circuit::Circuits::default(),
         attempts: Arc::default(),
         nat: super::nat::Nat::new(),
+        private: private.map(|network| Private::new(me, network)),
         keypair,
         network_id,
         network: watch::Sender::new(network),
@@ -123,15 +135,34 @@ pub(super) fn start(
     for bootstrap in &inner.config.bootstrap {
         inner.remember(bootstrap.peer, bootstrap.addr);
     }
-    let mut bootstraps: BTreeMap<PeerId, Vec<Endpoint>> = BTreeMap::new();
-    for bootstrap in inner.config.bootstrap.iter().filter(|b| b.peer != me) {
-        let known = bootstraps.entry(bootstrap.peer).or_default();
-        known.push(bootstrap.addr);
+    if let Some(private) = &inner.private {
+        for contact in private.contacts() {
+            inner.remember(contact.peer, contact.addr);
+        }
     }
-    for (peer, addresses) in bootstraps {
-        inner.spawn(Arc::clone(&inner).keep_attached(peer, addresses));
+    inner.answer_members_only();
+    match &inner.private {
+        Some(private) if private.is_joining() => {
+            inner.spawn(Arc::clone(&inner).join_network());
+        }
+        _ => inner.stay_with_bootstraps(),
+    }
+    if inner.private.is_some() {
+        inner.spawn(Arc::clone(&inner).keep_private());
     }
     Ok(inner)
+}
+
+/// Has a node start with what it knows of its private network.
+fn enter(network: &PrivateNetwork, me: PeerId, config: &mut Config) {
+    config.swarm = Some(network.ring(me));
+    config.network = network.name().clone();
+    for contact in &network.state.contacts {
+        let known = config.bootstrap.iter().any(|b| b.peer == contact.peer);
+        if !known && config.bootstrap.len() < MAX_CONTACTS_DIALLED {
+            config.bootstrap.push(*contact);
+        }
+    }
 }
 
 /// Binds what was asked for, or one port of each family.

@@ -296,6 +296,12 @@ impl Conn {
         self.quic.close(Code::from_u32(code), reason.as_bytes());
     }
 
+    /// Closes the connection without telling the peer why.
+    pub(crate) fn close_silently(&self, code: u32, reason: &str) {
+        let _ = self.uses.closed_for.set(reason.to_owned());
+        self.quic.close(Code::from_u32(code), b"");
+    }
+
     pub(crate) fn info(&self) -> SessionInfo {
         SessionInfo {
             peer_id: self.peer.to_string(),

@@ -1,0 +1,330 @@
+//! A node in a private network: the streams and files around the machines of
+//! `anyhop_proto::network`.
+//!
+//! - **Start**: with a certificate the node goes on as any; with an invitation it redeems
+//!   that first ([`join`]).
+//! - **Steady state**: a new connection is admitted before it becomes a session ([`admit`]),
+//!   sessions carry gossip ([`spread`]), inviters serve who was invited ([`redeem`]).
+//! - **Failure**: who is no member any more loses its sessions. What must not be lost is on
+//!   the disk before anybody hears of it: keys, uses of invitations. Statements of others
+//!   follow within [`SAVE_DELAY`], for others have them.
+
+mod admit;
+mod handle;
+mod join;
+mod redeem;
+mod spread;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use anyhop_base::{Keypair, PeerAddr, PeerId};
+use anyhop_proto::network::{
+    Charter, Gossip,
+    book::InvitationBook,
+    invitation::Invitation,
+    membership::Standing,
+    state::{MAX_CONTACTS, NetworkState},
+    statement::{Body, Issuer, MemberName, OptOuts, Signer, Statement},
+};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep_until},
+};
+
+pub(super) use admit::{Admitted, NEW_KEY};
+pub use handle::{InviteOptions, NetworkHandle};
+
+use super::Inner;
+use crate::{
+    Event, JoinError, NetworkError, StoreError,
+    engine::close,
+    private::{PrivateNetwork, Store, ring_of, signer_of},
+    session::Conn,
+};
+
+/// Time in which changes that others know too are gathered before they are stored.
+const SAVE_DELAY: Duration = Duration::from_secs(1);
+/// Time between looks at what ends by itself: certificates, invitations, epochs.
+const LOOK: Duration = Duration::from_secs(5);
+/// Who was invited and is being served, at once.
+const MAX_REDEEMING: usize = 64;
+
+/// How far a node has come in becoming a member.
+#[derive(Debug, Clone)]
+pub(super) enum Joining {
+    /// It asks.
+    Asking,
+    /// A person is to decide.
+    Waiting,
+    /// It is a member.
+    Joined,
+    /// It will be none.
+    Failed(JoinError),
+}
+
+/// A node's private network.
+#[derive(Debug)]
+pub(super) struct Private {
+    charter: Charter,
+    store: Option<Store>,
+    state: Mutex<State>,
+    /// Gossip has something to do, or state is to be stored.
+    changed: Notify,
+    /// A person has decided about somebody.
+    decided: watch::Sender<u64>,
+    joining: watch::Sender<Joining>,
+    redeeming: Arc<Semaphore>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct State {
+    gossip: Gossip,
+    authority: Option<Keypair>,
+    invitations: InvitationBook,
+    contacts: Vec<PeerAddr>,
+    joining: Option<Invitation>,
+    name: Option<MemberName>,
+    opt_outs: OptOuts,
+    rotate_every_s: Option<u64>,
+    /// Something is to be stored, not before this.
+    save_at: Option<Instant>,
+}
+
+impl State {
+    fn snapshot(&self, charter: &Charter) -> NetworkState {
+        NetworkState {
+            charter: charter.clone(),
+            authority: self.authority.clone(),
+            membership: self.gossip.membership().clone(),
+            keys: self.gossip.keys().cloned().collect(),
+            invitations: self.invitations.clone(),
+            contacts: self.contacts.clone(),
+            joining: self.joining.clone(),
+            name: self.name.clone(),
+            opt_outs: self.opt_outs,
+            rotate_every_s: self.rotate_every_s,
+        }
+    }
+}
+
+impl Private {
+    pub(super) fn new(me: PeerId, network: PrivateNetwork) -> Self {
+        let PrivateNetwork { state, store } = network;
+        let joining = match state.joining {
+            Some(_) => Joining::Asking,
+            None => Joining::Joined,
+        };
+        Self {
+            charter: state.charter,
+            store,
+            state: Mutex::new(State {
+                gossip: Gossip::new(me, state.membership, state.keys),
+                authority: state.authority,
+                invitations: state.invitations,
+                contacts: state.contacts,
+                joining: state.joining,
+                name: state.name,
+                opt_outs: state.opt_outs,
+                rotate_every_s: state.rotate_every_s,
+                save_at: None,
+            }),
+            changed: Notify::new(),
+            decided: watch::Sender::default(),
+            joining: watch::Sender::new(joining),
+            redeeming: Arc::new(Semaphore::new(MAX_REDEEMING)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder panics")
+    }
+
+    /// Stores all that is known; returns when it is on the disk.
+    fn save(&self) -> Result<(), StoreError> {
+        let take = || {
+            let mut state = self.state();
+            state.save_at = None;
+            state.snapshot(&self.charter)
+        };
+        let Some(store) = &self.store else {
+            self.state().save_at = None;
+            return Ok(());
+        };
+        store.save(take)
+    }
+
+    fn save_soon(&self) {
+        let mut state = self.state();
+        state
+            .save_at
+            .get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn contacts(&self) -> Vec<PeerAddr> {
+        self.state().contacts.clone()
+    }
+
+    pub(super) fn is_joining(&self) -> bool {
+        self.state().joining.is_some()
+    }
+}
+
+impl Inner {
+    /// Does what goes on by itself, until the node stops.
+    pub(super) async fn keep_private(self: Arc<Self>) {
+        let Some(private) = &self.private else { return };
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let due = {
+                let state = private.state();
+                let gossip = state.gossip.poll_timeout().map(Instant::from_std);
+                let dues = [Some(look), state.save_at, gossip];
+                dues.into_iter().flatten().min().unwrap_or(look)
+            };
+            tokio::select! {
+                () = private.changed.notified() => {}
+                () = sleep_until(due) => {}
+            }
+            let now = Instant::now();
+            private.state().gossip.handle_timeout(now.into_std());
+            self.drain_gossip(private);
+            if now >= look {
+                look = now + LOOK;
+                self.look_at_private(private);
+            }
+            let save_due = private.state().save_at.is_some_and(|at| at <= now);
+            if save_due && let Err(e) = private.save() {
+                tracing::warn!(error = %e, "what is known of the network is not stored");
+            }
+        }
+    }
+
+    /// Certificates, invitations and epochs end by the time that passes.
+    fn look_at_private(self: &Arc<Self>, private: &Private) {
+        let now_unix_s = self.now_unix_s();
+        let forgotten = private.state().invitations.forget_expired(now_unix_s);
+        if forgotten {
+            self.use_keys(private);
+            private.save_soon();
+        }
+        self.drop_strangers(private);
+        self.note_contacts(private);
+        let due = {
+            let state = private.state();
+            let epoch = state.gossip.membership().epoch_statement();
+            let since = epoch.map_or(0, |s| match s.body() {
+                Body::Epoch(notice) => notice.issued_unix_s,
+                _ => 0,
+            });
+            let every = state.rotate_every_s;
+            every.is_some_and(|every| since.saturating_add(every) <= now_unix_s)
+        };
+        if due && let Err(e) = self.rotate(private) {
+            tracing::warn!(error = %e, "no new epoch was started");
+        }
+    }
+
+    /// Answers to the keys that are known now.
+    fn use_keys(&self, private: &Private) {
+        let ring = {
+            let state = private.state();
+            ring_of(&state.gossip, &state.invitations)
+        };
+        if let Some(swarm) = &self.fabric.swarm {
+            swarm.replace(&ring);
+        }
+    }
+
+    /// Ends sessions with those who are no members any more.
+    fn drop_strangers(&self, private: &Private) {
+        let now_unix_s = self.now_unix_s();
+        let strangers: Vec<_> = {
+            let state = private.state();
+            let membership = state.gossip.membership();
+            let conns = self.all_conns().into_iter();
+            let standing = |c: &Arc<Conn>| membership.standing(c.peer, now_unix_s);
+            conns.filter(|c| standing(c) != Standing::Member).collect()
+        };
+        for conn in strangers {
+            tracing::info!(peer = %conn.peer, "no member any more");
+            conn.close_silently(
+                close::NOT_ADMITTED,
+                "it is no member of the network any more",
+            );
+        }
+    }
+
+    /// Remembers where members can be dialled, for the next start.
+    fn note_contacts(&self, private: &Private) {
+        let seen = self.public_contacts(MAX_CONTACTS);
+        let mut state = private.state();
+        let before = state.contacts.clone();
+        for contact in seen {
+            state.contacts.retain(|c| *c != contact);
+            state.contacts.insert(0, contact);
+        }
+        state.contacts.truncate(MAX_CONTACTS);
+        let mut sets = [before, state.contacts.clone()];
+        drop(state);
+        sets.iter_mut()
+            .for_each(|s| s.sort_by_key(ToString::to_string));
+        if sets[0] != sets[1] {
+            private.save_soon();
+        }
+    }
+
+    /// Signs as this node may, in the order given; stored and told when this returns.
+    fn say(
+        self: &Arc<Self>,
+        private: &Private,
+        make: impl FnOnce(&State, Issuer) -> Result<Vec<Body>, NetworkError>,
+    ) -> Result<(), NetworkError> {
+        {
+            let mut state = private.state();
+            let signer = self.signer(&state)?;
+            let issuer = signer.issuer().ok_or(NetworkError::NotAnAdmin)?;
+            let bodies = make(&state, issuer)?;
+            let mut signed = Vec::with_capacity(bodies.len());
+            for body in bodies {
+                signed.push(Arc::new(Statement::sign(body, &signer, &private.charter)?));
+            }
+            state.gossip.handle_own(self.now_unix_s(), signed);
+        }
+        let saved = private.save();
+        self.drain_gossip(private);
+        Ok(saved?)
+    }
+
+    fn signer(&self, state: &State) -> Result<Signer, NetworkError> {
+        if state.joining.is_some() {
+            return Err(NetworkError::NotJoined);
+        }
+        let membership = state.gossip.membership();
+        signer_of(state.authority.as_ref(), membership, &self.keypair)
+    }
+
+    /// Starts a new epoch.
+    fn rotate(self: &Arc<Self>, private: &Private) -> Result<u32, NetworkError> {
+        let epoch = {
+            let mut state = private.state();
+            let signer = self.signer(&state)?;
+            let secret = crate::engine::random_seed();
+            state.gossip.rotate(self.now_unix_s(), &signer, secret)?
+        };
+        let saved = private.save();
+        self.drain_gossip(private);
+        saved?;
+        Ok(epoch.0)
+    }
+
+    pub(super) fn emit_joined(&self, private: &Private) {
+        private.joining.send_replace(Joining::Joined);
+        self.emit(Event::Joined);
+    }
+}

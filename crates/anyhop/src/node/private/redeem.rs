@@ -1,0 +1,194 @@
+//! Serving those who were invited: the only streams on a connection that is no session.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhop_base::PeerId;
+use anyhop_proto::network::{
+    admission::EpochKey,
+    book::{RedeemRefusal, Verdict},
+    gossip::Message,
+    invitation::{MAX_REDEEM_FRAME, Redeem, RedeemAnswer},
+    membership::Standing,
+    statement::{Body, Certificate, MemberName, Role, Statement},
+};
+use tokio::time::timeout;
+
+use super::{Inner, Private, State, admit::channel};
+use crate::{
+    Event, NetworkError,
+    engine::{Code, Connection, RecvStream, SendStream, close},
+    private::CERTIFICATE_LIFETIME_S,
+    stream::read_raw_frame,
+};
+
+/// How long who was invited may take to ask, and to take the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for a person on one connection; who asked asks again.
+const WAIT: Duration = Duration::from_secs(3600);
+
+impl Inner {
+    /// Serves a connection whose first stream redeems an invitation.
+    pub(super) fn serve_invited(
+        self: &Arc<Self>,
+        quic: Connection,
+        peer: PeerId,
+        send: SendStream,
+        recv: RecvStream,
+    ) {
+        let node = Arc::clone(self);
+        self.spawn(async move {
+            let Some(private) = &node.private else { return };
+            if let Ok(_place) = private.redeeming.try_acquire() {
+                let served = node.redeem(private, &quic, peer, send, recv).await;
+                tracing::debug!(%peer, ?served, "invitation");
+            }
+            quic.close(Code::from_u32(close::NOT_ADMITTED), b"");
+        });
+    }
+
+    async fn redeem(
+        self: &Arc<Self>,
+        private: &Private,
+        quic: &Connection,
+        peer: PeerId,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), String> {
+        let channel = channel(quic)?;
+        let frame = timeout(PATIENCE, read_raw_frame(&mut recv, MAX_REDEEM_FRAME)).await;
+        let frame = frame.ok().flatten().ok_or("it asked for nothing")?;
+        let redeem = Redeem::decode(&frame).map_err(|e| e.to_string())?;
+        let mut decided = private.decided.subscribe();
+        let mut told = false;
+        let answer = loop {
+            decided.mark_unchanged();
+            let verdict = {
+                let now_unix_s = self.now_unix_s();
+                let mut state = private.state();
+                state
+                    .invitations
+                    .redeem(now_unix_s, peer, &redeem, &channel.secret)
+            };
+            match verdict {
+                Verdict::Admit => break self.admit(private, peer, &redeem),
+                Verdict::Refuse(refusal) => break RedeemAnswer::Refused(refusal),
+                Verdict::Wait => {
+                    if !told {
+                        told = true;
+                        self.note_request(private, peer, &redeem);
+                        let waiting = RedeemAnswer::Waiting.encode();
+                        send.write_all(&waiting).await.map_err(|e| e.to_string())?;
+                    }
+                    tokio::select! {
+                        changed = timeout(WAIT, decided.changed()) => {
+                            if !matches!(changed, Ok(Ok(()))) {
+                                return Err("nobody has decided".to_owned());
+                            }
+                        }
+                        end = quic.closed() => return Err(end.to_string()),
+                    }
+                }
+            }
+        };
+        send.write_all(&answer.encode())
+            .await
+            .map_err(|e| e.to_string())?;
+        let _ = send.finish();
+        // The answer has to arrive before the connection is closed.
+        let _ = timeout(PATIENCE, send.stopped()).await;
+        Ok(())
+    }
+
+    fn note_request(&self, private: &Private, peer: PeerId, redeem: &Redeem) {
+        if let Err(e) = private.save() {
+            tracing::warn!(error = %e, "a request to join is not stored");
+        }
+        let name = redeem.name.as_ref().map(ToString::to_string);
+        self.emit(Event::JoinRequested {
+            peer,
+            name: name.unwrap_or_default(),
+        });
+    }
+
+    /// Certifies who has redeemed an invitation, or finds the certificate it has already.
+    fn admit(self: &Arc<Self>, private: &Private, peer: PeerId, redeem: &Redeem) -> RedeemAnswer {
+        match self.certify_invited(private, peer, redeem) {
+            Ok(answer) => answer,
+            Err(e) => {
+                tracing::warn!(%peer, error = %e, "who was invited cannot be admitted");
+                RedeemAnswer::Refused(RedeemRefusal::Unable)
+            }
+        }
+    }
+
+    fn certify_invited(
+        self: &Arc<Self>,
+        private: &Private,
+        peer: PeerId,
+        redeem: &Redeem,
+    ) -> Result<RedeemAnswer, NetworkError> {
+        let now_unix_s = self.now_unix_s();
+        let standing = {
+            let state = private.state();
+            state.gossip.membership().standing(peer, now_unix_s)
+        };
+        match standing {
+            Standing::Member => private.save()?,
+            // It has redeemed the invitation before, and what came of that has ended.
+            Standing::Revoked | Standing::Expired => {
+                let denied = RedeemAnswer::Refused(RedeemRefusal::Denied);
+                private.save()?;
+                return Ok(denied);
+            }
+            Standing::Unknown => self.say(private, |state, issuer| {
+                let certificate = invited(state, peer, redeem, now_unix_s);
+                let membership = state.gossip.membership();
+                Ok(vec![membership.certify(certificate, issuer)?])
+            })?,
+        }
+        let state = private.state();
+        let certificate = state.gossip.membership().certificate(peer);
+        let key = state.gossip.key_message();
+        match (certificate, key) {
+            (Some(certificate), Some(Message::Key { statement, secret })) => {
+                Ok(RedeemAnswer::Admitted {
+                    certificate: certificate.encode(),
+                    key: EpochKey { statement, secret },
+                })
+            }
+            _ => Ok(RedeemAnswer::Refused(RedeemRefusal::Unable)),
+        }
+    }
+}
+
+/// The certificate of a new member.
+fn invited(state: &State, peer: PeerId, redeem: &Redeem, now_unix_s: u64) -> Certificate {
+    let membership = state.gossip.membership();
+    let wanted = redeem.name.clone().unwrap_or_else(|| default_name(peer));
+    Certificate {
+        peer,
+        version: 0,
+        name: membership.free_name(&wanted, peer),
+        role: Role::Member,
+        overlay: Vec::new(),
+        opt_outs: redeem.opt_outs,
+        issued_unix_s: now_unix_s,
+        expires_unix_s: now_unix_s + CERTIFICATE_LIFETIME_S,
+    }
+}
+
+/// The name of a member that wanted none.
+fn default_name(peer: PeerId) -> MemberName {
+    let id = peer.to_bytes();
+    let tail = id[id.len().saturating_sub(4)..].iter();
+    let name = tail.fold("node-".to_owned(), |name, b| format!("{name}{b:02x}"));
+    MemberName::new(name).expect("hexadecimal digits are allowed in names")
+}
+
+/// The member of a statement that certifies it.
+pub(super) fn certified(statement: &Statement) -> Option<PeerId> {
+    match statement.body() {
+        Body::Certificate(certificate) => Some(certificate.peer),
+        _ => None,
+    }
+}

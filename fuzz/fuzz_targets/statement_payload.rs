@@ -1,0 +1,11 @@
+//! `cargo +nightly fuzz run statement_payload`; the work is in the library.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(
+    init: anyhop_fuzz::write_corpus("statement_payload"),
+    |data: &[u8]| { anyhop_fuzz::targets::statement_payload(data); }
+);
+
+#[cfg(not(fuzzing))]
+fn main() {}
