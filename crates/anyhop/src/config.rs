@@ -44,7 +44,15 @@ pub struct Config {
     pub port_mapping: bool,
     /// Whether the node announces itself on the local network by multicast DNS and meets
     /// the peers it finds there. Off by default: everybody on the link sees the PeerId.
+    /// A node with [`swarm`](Self::swarm) keys does neither: the link is full of strangers.
     pub mdns: bool,
+}
+
+impl Config {
+    /// Whether the node is to be seen on the local network.
+    pub(crate) fn meets_local_peers(&self) -> bool {
+        self.mdns && self.swarm.is_none()
+    }
 }
 
 /// Default for [`Config::max_message_size`].
@@ -177,5 +185,26 @@ impl Default for Limits {
             max_inbox_bytes: 128 << 20,
             max_inbox_messages: 4096,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhop_proto::network::swarm::{Epoch, SwarmKey};
+
+    use super::*;
+
+    #[test]
+    fn a_node_of_a_private_network_does_not_announce_itself() {
+        let public = Config {
+            mdns: true,
+            ..Config::default()
+        };
+        assert!(public.meets_local_peers());
+        let private = Config {
+            swarm: Some(KeyRing::new(SwarmKey::new(Epoch(1), [1; 32]))),
+            ..public
+        };
+        assert!(!private.meets_local_peers());
     }
 }

@@ -125,7 +125,7 @@ pub(super) fn start(
     }
     inner.spawn(Arc::clone(&inner).watch_network());
     inner.keep_mappings();
-    if inner.config.mdns {
+    if inner.config.meets_local_peers() {
         // Not cancelled on stop: it says goodbye first.
         inner.spawn_unstopped(Arc::clone(&inner).meet_local_peers());
     }
