@@ -479,8 +479,9 @@ impl PathAgent {
         for (key, path) in &mut self.paths {
             let selected = self.selected == Some(*key);
             let Some(since) = path.unanswered_since else {
+                let quiet = path.has_gone_quiet(now);
                 let unknown = self.busy && !path.answered_within(now, STANDBY_CHECK);
-                if (selected && path.has_gone_quiet(now)) || (!selected && unknown) {
+                if (selected && quiet) || (!selected && unknown) {
                     path.suspect(now);
                     self.actions.push_back(Action::Ping(*key));
                 }
