@@ -186,6 +186,22 @@ async fn the_technique_follows_from_the_two_nats_and_the_first_one_works() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nats_that_shut_out_who_comes_unasked_are_met_with_low_ttl_openers() {
+    let blocking =
+        || NatConfig::port_restricted_cone().with_unsolicited_blocked(Duration::from_secs(60));
+    let mut world = World::new(91).await;
+    let a = world.natted("a", blocking()).await;
+    let b = world.natted("b", blocking()).await;
+    attached(&a.node).await;
+    attached(&b.node).await;
+    let pair = Pair { world, a, b };
+    // The dial to the address that b was seen at is held against both main sockets.
+    let direct = pair.go_direct(Duration::from_secs(5)).await;
+    let (won, _) = direct.unwrap_or_else(|| panic!("{:?}", pair.techniques()));
+    assert_eq!(won, Technique::LowTtl, "{:?}", pair.techniques());
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_random_symmetric_nats_are_not_tried_and_the_reason_is_told() {
     let pair = Pair::new(61, NatConfig::symmetric(), NatConfig::symmetric()).await;
     let before = pair.world.net.trace();

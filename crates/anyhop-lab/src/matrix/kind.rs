@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+pub use anyhop_proto::nat::Family;
 use thiserror::Error;
 
 use crate::{
@@ -28,15 +29,6 @@ pub enum Kind {
     CgnatCone,
     /// Behind a port-restricted cone that passes no UDP.
     UdpBlocked,
-}
-
-/// An IP family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6: no translation; NATs are firewalls with the filter of their kind.
-    V6,
 }
 
 impl Kind {
@@ -67,7 +59,8 @@ impl Kind {
         }
     }
 
-    /// Whether there is such a place in a family: what translates nothing is not
+    /// Whether there is such a place in a family. Over IPv6 nothing is translated, and NATs
+    /// are firewalls with the filter of their kind: what translates nothing is not
     /// symmetric, and no carrier shares its IPv6 addresses.
     #[must_use]
     pub fn applies_to(self, family: Family) -> bool {

@@ -33,6 +33,10 @@ pub const FIRST_BYTE_LIMIT: Duration = Duration::from_secs(1);
 /// Direct paths of pairs of cones must be there within this, in the median.
 pub const CONE_DIRECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// Runs at least of a pair that the model has a probability for: so many that luck alone
+/// takes it below [`PROBABILITY_MARGIN`] once in some thousand times.
+pub const LIKELY_RUNS: u32 = 120;
+
 /// Threads that run pairs.
 const MAX_THREADS: usize = 8;
 
@@ -41,7 +45,8 @@ const MAX_THREADS: usize = 8;
 pub struct Options {
     /// Decides keys, ports and losses.
     pub seed: u64,
-    /// Runs of each pair, the two nodes dialling in turn.
+    /// Runs of each pair, the two nodes dialling in turn; [`LIKELY_RUNS`] at least where the
+    /// model has a probability.
     pub runs: u32,
     /// Over which families.
     pub families: Vec<Family>,
@@ -61,6 +66,15 @@ impl Default for Options {
 }
 
 impl Options {
+    /// How often a pair is run.
+    fn runs_of(&self, a: Kind, b: Kind) -> usize {
+        let runs = match possible(a, b) {
+            Expectation::Likely(..) => self.runs.max(LIKELY_RUNS),
+            _ => self.runs,
+        };
+        usize::try_from(runs).unwrap_or(usize::MAX)
+    }
+
     /// The pairs that apply, in the order of the table.
     #[must_use]
     pub fn pairs(&self) -> Vec<(Family, Kind, Kind)> {
@@ -80,17 +94,19 @@ impl Options {
 /// calling thread.
 pub fn run(options: &Options, progress: &(dyn Fn(usize, usize) + Sync)) -> Report {
     let pairs = options.pairs();
-    let runs = usize::try_from(options.runs).unwrap_or(usize::MAX);
-    let total = pairs.len() * runs;
+    let jobs = pairs.iter().enumerate().flat_map(|(pair, (_, a, b))| {
+        let runs = options.runs_of(*a, *b);
+        (0..runs).map(move |run| (pair, run))
+    });
+    let total = jobs.clone().count();
     // Runs are taken one by one, so that no thread ends up with all the long ones.
-    let work = Mutex::new((0..total, vec![Vec::new(); pairs.len()], 0));
+    let work = Mutex::new((jobs, vec![Vec::new(); pairs.len()], 0));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads.min(MAX_THREADS) {
             scope.spawn(|| {
                 let next = || lock(&work).0.next();
-                while let Some(job) = next() {
-                    let (pair, run) = (job / runs, job % runs);
+                while let Some((pair, run)) = next() {
                     let outcome = run_one(options.seed, pairs[pair], pair, run);
                     let mut work = lock(&work);
                     work.1[pair].push((run, outcome));

@@ -21,7 +21,7 @@ pub const END_MARK: &str = "<!-- matrix: end -->";
 pub struct Report {
     /// The seed of all runs.
     pub seed: u64,
-    /// Runs of each pair.
+    /// Runs of each pair, but for those that a probability asks more of.
     pub runs: u32,
     /// In the order of the table.
     pub pairs: Vec<PairReport>,
@@ -193,8 +193,16 @@ impl Report {
                 1 => "1 run".to_owned(),
                 n => format!("{n} runs"),
             };
+            let most = pairs.iter().map(|pair| pair.runs).max();
+            let likely = match most.filter(|most| *most as u64 > u64::from(self.runs)) {
+                Some(most) => format!(" ({most} of those with a probability)"),
+                None => String::new(),
+            };
             let rows = write(&pairs);
-            let _ = writeln!(text, "{name}, {runs} of each pair, seed {seed}:\n\n{rows}");
+            let _ = writeln!(
+                text,
+                "{name}, {runs} of each pair{likely}, seed {seed}:\n\n{rows}"
+            );
         }
         text
     }

@@ -85,6 +85,10 @@ pub struct NatConfig {
     pub ipv6_firewall: Option<Filtering>,
     /// Port mappings on request.
     pub port_mapping: PortMapping,
+    /// For how long a remote endpoint whose datagram was not let in is shut out from that
+    /// external port, whatever is sent there afterwards: what some routers and firewalls do
+    /// against scans, and NATs that keep a state for every packet. `None` forgets it.
+    pub unsolicited_blocked: Option<Duration>,
     /// External ports that are handed out. A preserved port may lie outside.
     pub ports: RangeInclusive<u16>,
 }
@@ -152,6 +156,7 @@ impl NatConfig {
             other_traffic: 0.0,
             ipv6_firewall: None,
             port_mapping: PortMapping::Unsupported,
+            unsolicited_blocked: None,
             ports: 1024..=u16::MAX,
         }
     }
@@ -185,6 +190,15 @@ impl NatConfig {
     pub fn with_port_mapping(self, port_mapping: PortMapping) -> Self {
         Self {
             port_mapping,
+            ..self
+        }
+    }
+
+    /// The same, [blocking](Self::unsolicited_blocked) those that come unasked.
+    #[must_use]
+    pub fn with_unsolicited_blocked(self, duration: Duration) -> Self {
+        Self {
+            unsolicited_blocked: Some(duration),
             ..self
         }
     }

@@ -14,6 +14,8 @@
 
 mod config;
 #[cfg(test)]
+mod punch_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Filtering, Mapping, NatConfig, Passage, PortAllocation, PortMapping};
@@ -30,6 +32,9 @@ use thiserror::Error;
 /// Remote endpoints one mapping's filter remembers. Above it the box refuses to
 /// send to yet another until some have expired.
 pub const MAX_REMOTES_PER_MAPPING: usize = 16_384;
+
+/// Remote endpoints shut out at once, by a box that does so; above it no more are.
+pub const MAX_BLOCKED: usize = 16_384;
 
 /// Random ports tried before the free ones are searched in order.
 const MAX_RANDOM_TRIES: usize = 32;
@@ -53,6 +58,9 @@ pub enum NatDrop {
     /// From outside to a mapping whose filter does not know the sender.
     #[error("filtered")]
     Filtered,
+    /// From outside, from somebody who came unasked before.
+    #[error("blocked since it came unasked")]
+    Blocked,
 }
 
 /// Why a NAT refused a port mapping.
@@ -106,6 +114,8 @@ pub struct Nat {
     by_external: BTreeMap<SocketAddr, Key>,
     /// Port mappings that were asked for, by external address.
     requested: BTreeMap<SocketAddr, Requested>,
+    /// Until when an external address hears nothing of a remote one.
+    blocked: BTreeMap<(SocketAddr, SocketAddr), Instant>,
 }
 
 #[derive(Debug)]
@@ -127,6 +137,7 @@ impl Nat {
             bindings: BTreeMap::new(),
             by_external: BTreeMap::new(),
             requested: BTreeMap::new(),
+            blocked: BTreeMap::new(),
         }
     }
 
@@ -147,6 +158,7 @@ impl Nat {
         self.bindings.clear();
         self.by_external.clear();
         self.requested.clear();
+        self.blocked.clear();
         self.next_port = *self.config.ports.start();
     }
 
@@ -265,6 +277,26 @@ impl Nat {
         if let Some(requested) = self.requested.get(&dst).filter(|r| r.expires > now) {
             return Ok(requested.internal);
         }
+        if self.blocked.get(&(dst, src)).is_some_and(|t| *t > now) {
+            return Err(NatDrop::Blocked);
+        }
+        let admitted = self.admit(now, src, dst);
+        if let (Err(_), Some(duration)) = (admitted, self.config.unsolicited_blocked) {
+            self.blocked.retain(|_, t| *t > now);
+            if self.blocked.len() < MAX_BLOCKED {
+                self.blocked.insert((dst, src), now + duration);
+            }
+        }
+        admitted
+    }
+
+    /// What the mapping and its filter say of a datagram from outside.
+    fn admit(
+        &mut self,
+        now: Instant,
+        src: SocketAddr,
+        dst: SocketAddr,
+    ) -> Result<SocketAddr, NatDrop> {
         let key = self.by_external.get(&dst).ok_or(NatDrop::NoMapping)?;
         let remote = self.admission(src);
         let binding = self

@@ -78,6 +78,24 @@ fn filtering_axis_decides_who_gets_in() {
 }
 
 #[test]
+fn box_that_blocks_shuts_out_who_came_unasked_and_nobody_else() {
+    let duration = Duration::from_secs(60);
+    let config = NatConfig::port_restricted_cone().with_unsolicited_blocked(duration);
+    let mut nat = nat(config);
+    let (now, early, other) = (start(), at("198.51.100.1:1"), at("198.51.100.1:2"));
+    let external = nat.outbound(now, inside(), other).expect("mapped");
+    assert_eq!(nat.inbound(now, early, external), Err(NatDrop::Filtered));
+    let opened = now + Duration::from_secs(1);
+    assert_eq!(nat.outbound(opened, inside(), early), Ok(external));
+    assert_eq!(nat.inbound(opened, early, external), Err(NatDrop::Blocked));
+    assert_eq!(nat.inbound(opened, other, external), Ok(inside()));
+    let fresh = at("10.0.0.2:5001");
+    let second = nat.outbound(opened, fresh, early).expect("mapped");
+    assert_eq!(nat.inbound(opened, early, second), Ok(fresh));
+    assert_eq!(nat.inbound(now + duration, early, external), Ok(inside()));
+}
+
+#[test]
 fn unmapped_port_lets_nothing_in() {
     let mut nat = nat(NatConfig::full_cone());
     let got = nat.inbound(start(), at("198.51.100.1:1"), at("203.0.113.1:5000"));

@@ -71,6 +71,7 @@ struct NatItem {
     hairpin: bool,
     #[serde(default)]
     ipv6_firewall: bool,
+    unsolicited_blocked_s: Option<f64>,
     #[serde(default)]
     other_traffic_per_s: f64,
 }
@@ -254,6 +255,7 @@ impl Reader<'_> {
         if let Some(lifetime) = item.lifetime_s {
             config.lifetime = seconds(lifetime);
         }
+        config.unsolicited_blocked = item.unsolicited_blocked_s.map(seconds);
         config.hairpin = item.hairpin;
         config.other_traffic = item.other_traffic_per_s;
         if item.ipv6_firewall {
