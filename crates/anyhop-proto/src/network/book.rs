@@ -13,10 +13,11 @@ use thiserror::Error;
 use super::{
     invitation::{INVITATION_SECRET_LEN, InvitationId, InvitationKeys, Redeem},
     statement::{MemberName, OptOuts},
+    swarm::MAX_GUESTS,
 };
 
 /// Most invitations remembered at once.
-pub const MAX_INVITATIONS: usize = 32;
+pub const MAX_INVITATIONS: usize = MAX_GUESTS;
 /// Most times that one invitation can be redeemed.
 pub const MAX_USES: u32 = 1000;
 /// Most requests that wait for a person, over all invitations.

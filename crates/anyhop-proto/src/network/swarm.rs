@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 pub use packet::{Destination, destination, initial_token};
 pub use replay::{MAX_REMEMBERED, Replays};
-pub use ring::{KeyRing, MAX_OVER};
+pub use ring::{KeyRing, MAX_GUESTS, MAX_OVER};
 pub use stamp::{EpochKeys, MadeUnder, NONCE_LEN, STAMP_LEN, Stamps, Standing};
 pub use text::{MAX_SWARM_KEY_TEXT, SwarmKeyTextError};
 pub use ticket::{TICKET_LEN, Ticket};

@@ -252,8 +252,12 @@ pub(crate) fn ring_of(
         ));
     };
     let mut ring = KeyRing::new(current);
-    for over in gossip.keys().cloned().chain(entry) {
+    for over in gossip.keys().cloned() {
         ring.let_in(over);
+    }
+    for guest in entry {
+        // As many are remembered as a ring takes.
+        ring.invite(guest);
     }
     ring
 }

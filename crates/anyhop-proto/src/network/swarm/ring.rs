@@ -7,6 +7,9 @@ use super::SwarmKey;
 /// one more MAC, half a microsecond.
 pub const MAX_OVER: usize = 8;
 
+/// Keys of those who are invited and let in to ask for membership. Each costs the same.
+pub const MAX_GUESTS: usize = 32;
+
 /// The swarm keys that a member holds. Two keys may have one epoch's number: two admins that
 /// rotate at the same time make such, and which of them is current is for the layer above
 /// to say.
@@ -16,6 +19,7 @@ pub struct KeyRing {
     next: Option<SwarmKey>,
     /// The latest first.
     over: Vec<SwarmKey>,
+    guests: Vec<SwarmKey>,
 }
 
 impl KeyRing {
@@ -26,6 +30,7 @@ impl KeyRing {
             current,
             next: None,
             over: Vec::new(),
+            guests: Vec::new(),
         }
     }
 
@@ -45,6 +50,22 @@ impl KeyRing {
     #[must_use]
     pub fn over(&self) -> &[SwarmKey] {
         &self.over
+    }
+
+    /// Keys of those who are invited; at most [`MAX_GUESTS`].
+    #[must_use]
+    pub fn guests(&self) -> &[SwarmKey] {
+        &self.guests
+    }
+
+    /// Lets somebody in who was given this key to ask for membership, on the terms of an
+    /// epoch that is over. False when [`MAX_GUESTS`] are let in already.
+    pub fn invite(&mut self, guest: SwarmKey) -> bool {
+        let there_is_room = self.guests.len() < MAX_GUESTS;
+        if there_is_room {
+            self.guests.push(guest);
+        }
+        there_is_room
     }
 
     /// Lets members in that use this key already, on equal terms. One that was prepared
@@ -136,6 +157,16 @@ mod tests {
         ring.advance(other.clone());
         assert_eq!(ring.current(), &other);
         assert_eq!(epochs(ring.over()), [2, 1]);
+    }
+
+    #[test]
+    fn guests_take_no_place_of_an_epoch_and_have_a_limit_of_their_own() {
+        let mut ring = KeyRing::new(key(20));
+        (1..=8).for_each(|epoch| ring.let_in(key(epoch)));
+        let guest = |n: u8| SwarmKey::new(Epoch(0), [100 + n; 32]);
+        assert!((0..MAX_GUESTS as u8).all(|n| ring.invite(guest(n))));
+        assert!(!ring.invite(guest(99)));
+        assert_eq!((ring.guests().len(), ring.over().len()), (MAX_GUESTS, 8));
     }
 
     proptest! {

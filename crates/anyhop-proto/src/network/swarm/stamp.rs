@@ -140,7 +140,8 @@ impl Stamps {
     pub fn new(network: NetworkId, ring: &KeyRing) -> Self {
         let current = [(ring.current(), Standing::Current)].into_iter();
         let next = ring.next().map(|key| (key, Standing::Next));
-        let over = ring.over().iter().map(|key| (key, Standing::Over));
+        let over = ring.over().iter().chain(ring.guests());
+        let over = over.map(|key| (key, Standing::Over));
         let all = current.chain(next).chain(over);
         Self {
             keys: all
@@ -247,6 +248,11 @@ mod tests {
             assert!(stamps.recognise_pass(&keys.stamp(NONCE)).is_none());
         }
         assert_eq!(stamps.current().epoch(), Epoch(2));
+        ring.invite(key(9));
+        let guest = EpochKeys::new(network(), &key(9)).stamp(NONCE);
+        let stamps = Stamps::new(network(), &ring);
+        let found = stamps.recognise(&guest).map(|(_, under)| under.standing);
+        assert_eq!(found, Some(Standing::Over));
         let stranger = EpochKeys::new(network(), &key(4));
         assert!(stamps.recognise(&stranger.stamp(NONCE)).is_none());
     }
