@@ -24,6 +24,9 @@ const WAN: Ipv4Addr = Ipv4Addr::new(192, 0, 1, 1);
 /// it, no sooner than after 15 s.
 const LIFETIME_S: u64 = 30;
 
+/// Everybody may map ports.
+const ALLOW: &str = "allow 1024-65535 0.0.0.0/0 1024-65535\n";
+
 /// Where miniupnpd puts its rules. Its accepting rules are not needed: the lab's routers
 /// forward what was translated.
 const TABLE: &str = "table inet upnp {
@@ -82,6 +85,11 @@ struct Home {
 impl Home {
     /// `None`, with the reason printed, where there is no miniupnpd.
     async fn new(speaks: Speaks) -> Option<Self> {
+        Self::with(speaks, ALLOW).await
+    }
+
+    /// The same with more lines of the program's configuration.
+    async fn with(speaks: Speaks, settings: &str) -> Option<Self> {
         if !Path::new(PROGRAM).exists() {
             println!("skipped: {PROGRAM} is not installed");
             return None;
@@ -96,7 +104,7 @@ impl Home {
         if speaks == Speaks::NatPmp {
             nft(&router, WITHOUT_PCP).await;
         }
-        let miniupnpd = start(&world, &router, speaks).await;
+        let miniupnpd = start(&world, &router, speaks, settings).await;
         Some(Self {
             miniupnpd,
             router,
@@ -141,7 +149,7 @@ impl Home {
     }
 }
 
-async fn start(world: &World, router: &Router, speaks: Speaks) -> Process {
+async fn start(world: &World, router: &Router, speaks: Speaks, settings: &str) -> Process {
     let on = |is_on| if is_on { "yes" } else { "no" };
     let (upnp, pmp) = (on(speaks == Speaks::Upnp), on(speaks != Speaks::Upnp));
     let config = format!(
@@ -151,7 +159,7 @@ async fn start(world: &World, router: &Router, speaks: Speaks) -> Process {
          upnp_table_name=upnp\nupnp_nat_table_name=upnp\nupnp_forward_chain=accepted\n\
          upnp_nat_chain=translate\nupnp_nat_postrouting_chain=postrouting\n\
          uuid=00000000-0000-0000-0000-000000000001\n\
-         allow 1024-65535 0.0.0.0/0 1024-65535\n"
+         {settings}"
     );
     let files = world.lab.directory("miniupnpd").expect("a directory");
     std::fs::write(files.join("conf"), config).expect("written");
@@ -293,6 +301,26 @@ async fn gateway_that_keeps_a_mapped_port_closed_is_found_out() {
     assert_eq!(check["status"], "warn", "{check}");
     assert!(check["detail"].as_str().expect("a text").contains(problem));
     a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateway_that_names_an_address_of_somebody_else_is_found_out() {
+    let Some(_turn) = turn().await else { return };
+    let settings = format!("ext_ip=192.0.1.9\n{ALLOW}");
+    let Some(mut home) = Home::with(Speaks::Pcp, &settings).await else {
+        return;
+    };
+    let a = home.node().await;
+    let mapping = has_mapping(&a, "found out", |m| m["problem"].is_string()).await;
+    assert_eq!(mapping["external"], format!("192.0.1.9:{PORT}"));
+    assert_eq!(mapping["verified"], false);
+    let problem = mapping["problem"].as_str().expect("a text");
+    assert!(
+        problem.contains(&format!("peers see this host at {WAN}")),
+        "{problem}"
+    );
+    a.stop().await;
+    assert_eq!(home.translations().await, [""; 0], "left behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
