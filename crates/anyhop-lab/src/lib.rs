@@ -9,6 +9,7 @@
 //! - [`matrix`]: every kind of NAT with each, and what the model says of them.
 //! - [`scenario`]: networks, faults and traffic written down in a file, and [`chaos`], one
 //!   made at random.
+//! - [`rotation`]: what a new swarm key takes and costs in a network of many members.
 //! - [`clock`]: virtual time.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
@@ -20,4 +21,5 @@ pub mod meter;
 pub mod nat;
 pub mod net;
 pub mod netns;
+pub mod rotation;
 pub mod scenario;

@@ -157,6 +157,7 @@ pub(super) fn start(
 fn enter(network: &PrivateNetwork, me: PeerId, config: &mut Config) {
     config.swarm = Some(network.ring(me));
     config.network = network.name().clone();
+    config.relay.enabled &= !network.state.opt_outs.no_relaying;
     for contact in &network.state.contacts {
         let known = config.bootstrap.iter().any(|b| b.peer == contact.peer);
         if !known && config.bootstrap.len() < MAX_CONTACTS_DIALLED {
