@@ -214,7 +214,7 @@ async fn slow_reader_holds_the_writer_back() {
     let held = tcp::UNSENT + tcp::RECEIVE_BUFFER;
     assert!(written <= held, "{written} bytes in flight");
     assert!(written > held - 2 * chunk.len() as u64, "{written}");
-    let mut sink = vec![0; 1_500_000];
+    let mut sink = vec![0; 900_000];
     server.read_exact(&mut sink).await.expect("read");
     let more = timeout(SEC, client.write_all(&chunk)).await;
     more.expect("room again").expect("written");

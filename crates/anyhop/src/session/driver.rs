@@ -763,13 +763,15 @@ impl Driver {
     /// Tells others about the paths: the path table, and the link's addresses.
     fn publish(&mut self) {
         let selected = self.agent.selected();
+        // A dead one is kept for the engine's sake; unless there is no other.
+        let stalled = self.agent.stalled();
         let mut paths: Vec<_> = self
             .paths
             .iter()
+            .filter(|(key, _)| stalled || self.agent.alive(**key))
             .map(|(key, open)| self.path_info(open, Some(*key) == selected))
             .collect();
         paths.sort_by_key(|p| !p.selected);
-        let stalled = self.agent.stalled();
         let addresses = self.link_addresses();
         self.conn.paths.send_replace(PathTable {
             paths,
