@@ -253,7 +253,7 @@ impl PathAgent {
             let Some(path) = self.paths.get_mut(&sample.key) else {
                 continue;
             };
-            if sample.rx > path.rx && path.alive() {
+            if sample.rx > path.rx && path.alive() && !path.pong_wanted {
                 path.heard = Some(now);
                 path.answered(now);
                 self.busy = true;
@@ -284,6 +284,7 @@ impl PathAgent {
 
     fn revive(&mut self, now: Instant, key: PathKey) {
         if let Some(path) = self.paths.get_mut(&key) {
+            path.pong_wanted = false;
             if path.answered(now) {
                 self.actions.push_back(Action::Revive(key));
             }
@@ -336,6 +337,19 @@ impl PathAgent {
             self.actions.push_back(Action::Ping(*key));
         }
         self.decide(now);
+    }
+
+    /// The peer sent a ping from an address that no path leads to. If it moved, its packets
+    /// still come in on the paths to where it was: only a pong tells that one lives.
+    pub fn handle_peer_elsewhere(&mut self, now: Instant) {
+        for (key, path) in &mut self.paths {
+            if path.is_direct() && path.alive() && !path.pong_wanted {
+                path.suspect(now);
+                path.pong_wanted = true;
+                self.actions.push_back(Action::Ping(*key));
+            }
+        }
+        self.busy = true;
     }
 
     /// Somebody has reason to believe that what runs over the direct paths and WebSockets is

@@ -153,6 +153,30 @@ fn a_path_that_the_peer_calls_dead_is_left_at_once_and_taken_back_when_it_answer
 }
 
 #[test]
+fn when_the_peer_shows_up_elsewhere_only_a_pong_proves_its_old_path() {
+    for moved in [true, false] {
+        let mut w = World::new(Role::Client, CIRCUIT);
+        w.open(1, DIRECT);
+        w.tick(&[0, 1], &[0, 1]);
+        w.agent.handle_peer_elsewhere(w.now);
+        let told = w.now;
+        let mut pings = w.drain();
+        while w.now - told < Duration::from_millis(1200) {
+            for action in pings {
+                match action {
+                    Action::Ping(1) if moved => {}
+                    Action::Ping(key) => w.agent.handle_pong(w.now, key),
+                    _ => {}
+                }
+            }
+            // Its packets come in all the time.
+            pings = w.tick(&[1], &[1]);
+        }
+        assert_eq!(w.agent.selected(), Some(PathKey::from(!moved)));
+    }
+}
+
+#[test]
 fn of_paths_that_died_together_none_is_closed_until_something_answers() {
     let mut w = World::new(Role::Server, CIRCUIT);
     w.open(1, Route::Circuit(CircuitId(2)));
@@ -623,7 +647,7 @@ fn a_session_on_a_circuit_leaves_families_to_the_punch() {
 proptest! {
     #[test]
     fn whatever_happens_the_selected_path_is_open_and_actions_name_open_paths(
-        steps in proptest::collection::vec((0..11_u8, 0..4_u32), 1..200)
+        steps in proptest::collection::vec((0..12_u8, 0..4_u32), 1..200)
     ) {
         let mut w = World::new(Role::Client, CIRCUIT);
         for (step, key) in steps {
@@ -640,6 +664,7 @@ proptest! {
                 6 => w.agent.handle_network_changed(w.now, key > 0),
                 7 => w.agent.handle_peer_lost(w.now, key),
                 8 => w.agent.handle_doubt(w.now),
+                9 => w.agent.handle_peer_elsewhere(w.now),
                 _ => { w.tick(&[key], &[key]); }
             }
             for action in w.drain() {

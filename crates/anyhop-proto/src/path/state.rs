@@ -47,6 +47,8 @@ pub(super) struct PathState {
     /// It was the selected path then: there may be data in flight on it.
     pub(super) was_selected: bool,
     /// How often the peer was told.
+    /// Nothing but a pong counts as an answer.
+    pub(super) pong_wanted: bool,
     pub(super) told: u32,
     pub(super) told_at: Option<Instant>,
     /// When something last came in over it.
@@ -71,6 +73,7 @@ impl PathState {
             ended: false,
             lost_since: None,
             was_selected: false,
+            pong_wanted: false,
             told: 0,
             told_at: None,
             answered_at: None,

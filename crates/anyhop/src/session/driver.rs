@@ -301,6 +301,9 @@ impl Driver {
             return;
         }
         self.look_often();
+        if self.conn.role == Role::Client {
+            self.agent.handle_peer_elsewhere(now());
+        }
         let wanted = self.conn.role == Role::Client && self.node.config.direct_paths;
         if wanted && !self.punching && self.direct_paths() < ENOUGH_DIRECT {
             self.probing.check(addr);
