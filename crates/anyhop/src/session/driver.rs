@@ -656,8 +656,10 @@ impl Driver {
                 continue;
             };
             // A path that the peer diverts to another one has not moved.
-            let diverted = remotes.contains(&remote) || is_virtual(&remote);
-            if !diverted && !is_virtual(&open.remote) {
+            let others = remotes.iter().any(|r| *r == remote && *r != open.remote);
+            let other_family = remote.is_ipv4() != open.remote.is_ipv4();
+            let diverted = others && other_family || is_virtual(&remote);
+            if remote != open.remote && !diverted && !is_virtual(&open.remote) {
                 open.remote = remote;
                 moved.push(*key);
             }
