@@ -57,7 +57,9 @@ async fn transfer_goes_from_circuit_to_direct_and_back_without_losing_a_byte() {
     let direct = a.node.selects(&b.node, "direct").await;
     println!("direct {:?} after it was possible", open.elapsed());
     assert!(direct.via.is_empty());
-    assert_eq!(direct.remote, format!("{}:4001", b.router.wan()));
+    // Of the techniques that race, one has sockets of its own.
+    let wan = format!("{}:", b.router.wan());
+    assert!(direct.remote.starts_with(&wan), "{}", direct.remote);
     transfer.set_pace(pace(SECOND_GATE));
     let (arrived, forwarded) = (transfer.meter.bytes(), world.r.forwarded_bytes().await);
     transfer.reaches(arrived + 2 * SOME).await;

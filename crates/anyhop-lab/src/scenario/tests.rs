@@ -108,13 +108,14 @@ fn every_example_does_what_it_expects() {
     assert!(seen >= 4, "{seen} examples");
 }
 
-/// A tenth of what `anyhop lab chaos` does, whose stalls are told in docs/connectivity.md.
+/// As many changes as `anyhop lab chaos` makes during a tenth of its bytes. Its stalls are told
+/// in docs/connectivity.md.
 #[test]
 fn transfer_outlives_chaos() {
     let options = chaos::Options {
         seed: 1,
-        changes: 5,
-        bytes: 20_000_000,
+        changes: 50,
+        bytes: 100_000_000,
     };
     let scenario = chaos::scenario(options);
     let report = run_virtual(scenario.run(&mut |progress| {
