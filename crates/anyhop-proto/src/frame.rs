@@ -23,6 +23,13 @@ pub enum FrameError {
     Truncated,
 }
 
+impl FrameError {
+    /// What is not as the protocol says.
+    pub(crate) fn malformed(why: &str) -> Self {
+        Self::Malformed(why.to_owned())
+    }
+}
+
 /// Encodes a message with its length in front.
 pub(crate) fn encode_frame(message: &impl Message) -> Vec<u8> {
     let mut out = Vec::with_capacity(message.encoded_len() + 4);

@@ -229,7 +229,7 @@ impl Credentials {
 
     fn from_wire(wire: wire::Credentials) -> Result<Self, FrameError> {
         if wire.certificate.len() > MAX_STATEMENT_LEN || wire.proof.len() > MAX_PROOF_LEN {
-            return Err(malformed("a field is too long"));
+            return Err(FrameError::malformed("a field is too long"));
         }
         Ok(Self {
             certificate: wire.certificate,
@@ -237,7 +237,8 @@ impl Credentials {
             key: match &*wire.key {
                 [] => None,
                 key => Some(KeyId(
-                    key.try_into().map_err(|_| malformed("key id too short"))?,
+                    key.try_into()
+                        .map_err(|_| FrameError::malformed("key id too short"))?,
                 )),
             },
         })
@@ -283,11 +284,11 @@ impl Answer {
         let Some(credentials) = answer.credentials else {
             return match answer.refusal {
                 1 => Ok(Self::Refused(Refusal::Expired)),
-                _ => Err(malformed("neither credentials nor a reason")),
+                _ => Err(FrameError::malformed("neither credentials nor a reason")),
             };
         };
         if answer.refusal != 0 {
-            return Err(malformed("credentials and a reason"));
+            return Err(FrameError::malformed("credentials and a reason"));
         }
         Ok(Self::Admitted {
             credentials: Credentials::from_wire(credentials)?,
@@ -302,11 +303,11 @@ pub(super) fn epoch_key(statement: Vec<u8>, secret: &[u8]) -> Result<Option<Epoc
         return Ok(None);
     }
     if statement.len() > MAX_STATEMENT_LEN {
-        return Err(malformed("a field is too long"));
+        return Err(FrameError::malformed("a field is too long"));
     }
     let secret = secret
         .try_into()
-        .map_err(|_| malformed("a swarm key of another length"))?;
+        .map_err(|_| FrameError::malformed("a swarm key of another length"))?;
     Ok(Some(EpochKey { statement, secret }))
 }
 
@@ -330,33 +331,16 @@ fn proof_bytes(
     .concat()
 }
 
-fn malformed(why: &str) -> FrameError {
-    FrameError::Malformed(why.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::network::testing::{NOW, charter, keypair, peer};
     use crate::{
         network::statement::{Body, Certificate, OptOuts, Role, Signer},
         take_frame,
     };
-
-    const NOW: u64 = 1_800_000_000;
-
-    fn keypair(seed: u8) -> Keypair {
-        Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-    }
-
-    fn peer(seed: u8) -> PeerId {
-        keypair(seed).public().to_peer_id()
-    }
-
-    fn charter() -> Charter {
-        Charter::new("lab".parse().unwrap(), peer(1)).unwrap()
-    }
 
     fn certificate(of: u8) -> Statement {
         let body = Body::Certificate(Certificate {

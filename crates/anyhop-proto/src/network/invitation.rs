@@ -25,7 +25,7 @@ pub use wire::{MAX_REDEEM_FRAME, Redeem, RedeemAnswer};
 
 use super::{
     Charter,
-    statement::{Body, Issuer, Signer, Statement, StatementError},
+    statement::{Body, Envelope, Issuer, Signer, Statement, StatementError},
     swarm::{Epoch, SWARM_KEY_LEN, SwarmKey},
 };
 
@@ -204,7 +204,7 @@ impl Invitation {
         let signature = keypair.sign(&signed_bytes(&payload));
         let signature = signature
             .map_err(|e| InvitationError::Signing(StatementError::Signing(e.to_string())))?;
-        let mut bytes = wire::Envelope {
+        let mut bytes = Envelope {
             payload,
             signature,
             appointment,
@@ -235,7 +235,7 @@ impl Invitation {
         if check_sum(bytes) != *sum {
             return Err(InvitationError::Damaged);
         }
-        let envelope = wire::Envelope::decode(bytes).map_err(|e| malformed(&e.to_string()))?;
+        let envelope = Envelope::decode(bytes).map_err(|e| malformed(&e.to_string()))?;
         let payload = wire::Payload::decode(&*envelope.payload);
         let payload = payload.map_err(|e| malformed(&e.to_string()))?;
         let invitation = payload.into_invitation()?;

@@ -22,6 +22,8 @@ pub mod membership;
 pub mod state;
 pub mod statement;
 pub mod swarm;
+#[cfg(test)]
+mod testing;
 
 pub use charter::{BadAuthority, Charter};
 pub use gossip::Gossip;

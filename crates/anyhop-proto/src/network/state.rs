@@ -171,24 +171,15 @@ fn malformed(why: &str) -> StateError {
 
 #[cfg(test)]
 mod tests {
-    use anyhop_base::{Endpoint, PeerId};
+    use anyhop_base::Endpoint;
 
     use super::*;
+    use crate::network::testing::{NOW, keypair, peer};
     use crate::network::{
         Gossip,
         statement::{Body, Certificate, Issuer, Role, Signer},
         swarm::Epoch,
     };
-
-    const NOW: u64 = 1_800_000_000;
-
-    fn keypair(seed: u8) -> Keypair {
-        Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-    }
-
-    fn peer(seed: u8) -> PeerId {
-        keypair(seed).public().to_peer_id()
-    }
 
     fn state() -> NetworkState {
         let charter = Charter::new("lab".parse().unwrap(), peer(1)).unwrap();

@@ -17,6 +17,8 @@
 
 mod wire;
 
+pub(super) use wire::Envelope;
+
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use anyhop_base::{Keypair, PeerId, PublicKey, public_key_of};

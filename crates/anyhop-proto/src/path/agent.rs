@@ -15,7 +15,7 @@ use super::{
     state::{self, PathState, Retry},
     websocket_delay,
 };
-use crate::{carrier::CarrierId, circuit::CircuitId};
+use crate::{carrier::CarrierId, circuit::CircuitId, nat::Family};
 
 /// Pings that must stay unanswered before a path is dead: a late timer alone kills none.
 const DEAD_PINGS: u32 = 2;
@@ -44,26 +44,6 @@ pub enum Route {
     WebSocket(CarrierId),
     /// Through relays.
     Circuit(CircuitId),
-}
-
-/// An IP family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of an address.
-    #[must_use]
-    pub fn of(addr: &SocketAddr) -> Self {
-        match addr {
-            SocketAddr::V4(_) => Self::V4,
-            SocketAddr::V6(_) => Self::V6,
-        }
-    }
 }
 
 /// Counters of one path, read from the engine.

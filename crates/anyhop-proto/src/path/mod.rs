@@ -39,7 +39,7 @@ mod offer;
 mod punch;
 mod state;
 
-pub use agent::{Action, CloseReason, Family, PathAgent, PathKey, Role, Route, Sample};
+pub use agent::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample};
 pub use ladder::{Ladder, Move, PingBudget, Step, Technique};
 pub use offer::{
     Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhop_base::{Endpoint, PeerId, record::MAX_RECORD_ADDRESSES};
-use anyhop_proto::path::Family;
+use anyhop_proto::nat::Family;
 
 use super::Inner;
 use crate::session::Command;

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhop_proto::path::Family;
+use anyhop_proto::nat::Family;
 use tokio::{
     sync::watch,
     time::{interval, sleep, timeout},

@@ -1,25 +1,10 @@
-use anyhop_base::Keypair;
-
 use super::*;
+use crate::network::testing::{NOW, charter, keypair, peer};
 use crate::network::{
     Charter,
     membership::MembershipError,
     statement::{Certificate, Issuer, OptOuts, Role},
 };
-
-const NOW: u64 = 1_800_000_000;
-
-fn keypair(seed: u8) -> Keypair {
-    Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-}
-
-fn peer(seed: u8) -> PeerId {
-    keypair(seed).public().to_peer_id()
-}
-
-fn charter() -> Charter {
-    Charter::new("lab".parse().unwrap(), peer(1)).unwrap()
-}
 
 fn authority() -> Signer {
     Signer::Authority(keypair(1))

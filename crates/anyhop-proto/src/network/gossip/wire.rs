@@ -173,13 +173,13 @@ impl Message {
             (None, Some(digests), None, None, None, None) => {
                 let digests = arrays(&digests, BUCKETS)?;
                 if digests.len() != BUCKETS {
-                    return Err(malformed("wrong number of buckets"));
+                    return Err(FrameError::malformed("wrong number of buckets"));
                 }
                 Ok(Self::Buckets(digests))
             }
             (None, None, Some(ids), None, None, None) => {
                 if ids.buckets.len() > BUCKETS {
-                    return Err(malformed("too many buckets"));
+                    return Err(FrameError::malformed("too many buckets"));
                 }
                 Ok(Self::Ids {
                     buckets: ids.buckets,
@@ -193,20 +193,22 @@ impl Message {
                 let statements = statements.statements;
                 let lens_fit = statements.iter().all(|s| s.len() <= MAX_STATEMENT_LEN);
                 if !lens_fit || statements.len() > MAX_STATEMENTS {
-                    return Err(malformed("too many statements, or too long ones"));
+                    return Err(FrameError::malformed(
+                        "too many statements, or too long ones",
+                    ));
                 }
                 Ok(Self::Statements(statements))
             }
             (None, None, None, None, None, Some(key)) => {
                 if key.statement.len() > MAX_STATEMENT_LEN {
-                    return Err(malformed("statement too long"));
+                    return Err(FrameError::malformed("statement too long"));
                 }
                 Ok(Self::Key {
                     statement: key.statement,
                     secret: array(&key.secret, "swarm key")?,
                 })
             }
-            _ => Err(malformed("a message is of one kind")),
+            _ => Err(FrameError::malformed("a message is of one kind")),
         }
     }
 }
@@ -233,19 +235,15 @@ pub(super) fn in_frames(statements: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
 fn array<const N: usize>(bytes: &[u8], what: &str) -> Result<[u8; N], FrameError> {
     bytes
         .try_into()
-        .map_err(|_| malformed(&format!("{what} of {} bytes", bytes.len())))
+        .map_err(|_| FrameError::malformed(&format!("{what} of {} bytes", bytes.len())))
 }
 
 fn arrays(bytes: &[u8], max: usize) -> Result<Vec<[u8; STATEMENT_ID_LEN]>, FrameError> {
     let (arrays, rest) = bytes.as_chunks::<STATEMENT_ID_LEN>();
     if !rest.is_empty() || arrays.len() > max {
-        return Err(malformed("ids are cut off, or too many"));
+        return Err(FrameError::malformed("ids are cut off, or too many"));
     }
     Ok(arrays.to_vec())
-}
-
-fn malformed(why: &str) -> FrameError {
-    FrameError::Malformed(why.to_owned())
 }
 
 #[cfg(test)]

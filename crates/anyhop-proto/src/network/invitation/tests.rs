@@ -1,7 +1,7 @@
-use anyhop_base::Keypair;
 use proptest::prelude::*;
 
 use super::*;
+use crate::network::testing::{NOW, keypair, peer};
 use crate::{
     network::{
         admission::EpochKey,
@@ -11,7 +11,6 @@ use crate::{
     take_frame,
 };
 
-const NOW: u64 = 1_800_000_000;
 const TEXT: &str = "\
     anyhop-invite:bkhaccabcibwyylcditaajaiaejcbcui4poxicprsx6vfwznhs5f24wkm4e36hmuci\
     n7g5eiag2a6324eitaajaiaejcbajzo4hkq7ixl5lkgvdgyngh5tglrwfjdnhog6rf35qploh4tm4ufi\
@@ -21,14 +20,6 @@ const TEXT: &str = "\
 const ID: &str = "7fddc627a45d6d7c";
 const ENTRY: &str = "f5c2fd6a61305a10a41a578081035c1e25859d3b094c01c3dace34085243734d";
 const PROOF: &str = "a683050702881249d7314597ddf327bc2a2fc37b9a7de37afb22daea1ffbb552";
-
-fn keypair(seed: u8) -> Keypair {
-    Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-}
-
-fn peer(seed: u8) -> PeerId {
-    keypair(seed).public().to_peer_id()
-}
 
 fn invitation() -> Invitation {
     Invitation {
@@ -133,7 +124,7 @@ fn a_changed_or_cut_text_is_noticed_before_anything_is_sent() {
 #[test]
 fn forged_invitations_and_wrong_signers_are_told_apart() {
     let text = invitation().sign(&authority()).unwrap();
-    let mut envelope = wire::Envelope::decode(&*bytes_of(&text)).unwrap();
+    let mut envelope = Envelope::decode(&*bytes_of(&text)).unwrap();
     // Another address and a right check sum.
     let moved = Invitation {
         addresses: vec!["/ip4/198.51.100.6/udp/1/quic-v1".parse().unwrap()],
@@ -149,7 +140,7 @@ fn forged_invitations_and_wrong_signers_are_told_apart() {
     let Signer::Admin { appointment, .. } = admin(3, 3) else {
         unreachable!()
     };
-    let of_another = wire::Envelope {
+    let of_another = Envelope {
         payload,
         signature,
         appointment: appointment.encode(),
@@ -171,7 +162,7 @@ fn an_invitation_has_an_end_and_a_version() {
     let expired = invitation().check_time(NOW + 61);
     assert_eq!(expired, Err(InvitationError::Expired { ago_s: 1 }));
     let text = invitation().sign(&authority()).unwrap();
-    let mut envelope = wire::Envelope::decode(&*bytes_of(&text)).unwrap();
+    let mut envelope = Envelope::decode(&*bytes_of(&text)).unwrap();
     envelope.payload[1] = 2;
     let later = text_of(&envelope.encode_to_vec());
     assert_eq!(Invitation::parse(&later), Err(InvitationError::Version(2)));

@@ -25,17 +25,6 @@ pub const MAX_REDEEM_FRAME: usize = 4 * 1024;
 const PROOF_LEN: usize = 32;
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Envelope {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) payload: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) signature: Vec<u8>,
-    /// A statement, when the signer is an admin.
-    #[prost(bytes = "vec", tag = "3")]
-    pub(super) appointment: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Payload {
     #[prost(uint32, tag = "1")]
     version: u32,
@@ -174,13 +163,13 @@ impl Redeem {
         let invitation: [u8; INVITATION_ID_LEN] = redeem
             .invitation
             .try_into()
-            .map_err(|_| bad("an id of another length"))?;
+            .map_err(|_| FrameError::malformed("an id of another length"))?;
         if redeem.proof.len() != PROOF_LEN {
-            return Err(bad("a proof of another length"));
+            return Err(FrameError::malformed("a proof of another length"));
         }
         let name = match &*redeem.name {
             "" => None,
-            name => Some(MemberName::new(name).map_err(|e| bad(&e.to_string()))?),
+            name => Some(MemberName::new(name).map_err(|e| FrameError::malformed(&e.to_string()))?),
         };
         Ok(Self {
             invitation,
@@ -250,12 +239,8 @@ impl RedeemAnswer {
             }
             (false, refusal, [], None) => RedeemRefusal::from_number(refusal)
                 .map(Self::Refused)
-                .ok_or_else(|| bad("an unknown refusal")),
-            _ => Err(bad("an answer is of one kind")),
+                .ok_or_else(|| FrameError::malformed("an unknown refusal")),
+            _ => Err(FrameError::malformed("an answer is of one kind")),
         }
     }
-}
-
-fn bad(why: &str) -> FrameError {
-    FrameError::Malformed(why.to_owned())
 }

@@ -1,25 +1,12 @@
-use anyhop_base::Keypair;
 use proptest::prelude::*;
 
 use super::*;
 use crate::network::statement::Signer;
+use crate::network::testing::{NOW, charter, keypair, peer};
 
-const NOW: u64 = 1_800_000_000;
 const OWNER: u8 = 2;
 const ADMIN: u8 = 3;
 const OTHER_ADMIN: u8 = 4;
-
-fn keypair(seed: u8) -> Keypair {
-    Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-}
-
-fn peer(seed: u8) -> PeerId {
-    keypair(seed).public().to_peer_id()
-}
-
-fn charter() -> Charter {
-    Charter::new("lab".parse().unwrap(), peer(1)).unwrap()
-}
 
 fn certificate(of: u8, name: &str) -> Certificate {
     Certificate {

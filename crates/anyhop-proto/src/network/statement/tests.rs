@@ -4,20 +4,7 @@ use anyhop_base::NetworkName;
 use proptest::prelude::*;
 
 use super::*;
-
-const NOW: u64 = 1_800_000_000;
-
-fn keypair(seed: u8) -> Keypair {
-    Keypair::ed25519_from_bytes([seed; 32]).unwrap()
-}
-
-fn peer(seed: u8) -> PeerId {
-    keypair(seed).public().to_peer_id()
-}
-
-fn charter() -> Charter {
-    Charter::new("lab".parse().unwrap(), peer(1)).unwrap()
-}
+use crate::network::testing::{NOW, charter, keypair, peer};
 
 fn authority() -> Signer {
     Signer::Authority(keypair(1))

@@ -10,16 +10,16 @@ use super::{
 };
 use crate::network::swarm::Epoch;
 
-/// `Statement`.
+/// What somebody signed for the network: a `Statement`, or an invitation.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(super) struct Envelope {
+pub(in crate::network) struct Envelope {
     #[prost(bytes = "vec", tag = "1")]
-    pub(super) payload: Vec<u8>,
+    pub(in crate::network) payload: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) signature: Vec<u8>,
+    pub(in crate::network) signature: Vec<u8>,
     /// A statement, when the signer is an admin.
     #[prost(bytes = "vec", tag = "3")]
-    pub(super) appointment: Vec<u8>,
+    pub(in crate::network) appointment: Vec<u8>,
 }
 
 /// What is signed. Exactly one of the last four is there.
