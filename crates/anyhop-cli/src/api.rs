@@ -20,8 +20,11 @@
 //! POST /v1/bench/{peer}?BenchQuery    upgrade: BenchTell
 //! ```
 //!
-//! Upgraded connections speak frames, see [`crate::frame`]. Errors are
+//! Each takes `?network=NAME`; those of private networks are in [`network`]. Upgraded
+//! connections speak frames, see [`crate::frame`]. Errors are
 //! `{"error":{"code","message","hint"}}`.
+
+pub(crate) mod network;
 
 use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId};
 use base64::{Engine as _, prelude::BASE64_STANDARD};

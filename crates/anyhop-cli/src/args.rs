@@ -1,11 +1,18 @@
 //! What can be typed.
 
+mod network;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use anyhop::{DEFAULT_MAX_MESSAGE_SIZE, Encoding, NetworkName, PeerAddr};
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser as _},
+};
+
+pub(crate) use network::{
+    AdminArgs, AdminChange, CreateArgs, ExportArgs, ImportArgs, InviteArgs, JoinArgs, LeaveArgs,
+    NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RotateArgs,
 };
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
@@ -22,12 +29,13 @@ Exit codes:
   7  no answer in time
   8  another peer answered than the one asked for
   9  `doctor` found something that fails
+ 10  the daemon is not in the network that was named
 
 Errors go to standard error as `error:` and `hint:` lines, with --json as one object
 {\"error\":{\"code\",\"message\",\"hint\"}}.
 
-PEER is a PeerId, a unique beginning or end of a known one, or a name given with
-`anyhop name add`.";
+PEER is a PeerId, a unique beginning or end of a known one, a name given with
+`anyhop name add`, or in a private network a member's name.";
 
 /// Reaches any other node by its public key, through whatever lies between.
 #[derive(Debug, Parser)]
@@ -47,6 +55,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", env = "ANYHOP_STATE_DIR",
           value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Network that the command is about, by name or id [default: the one that `up`
+    /// named]. `up` takes several and runs a node in each; the first is its default, and
+    /// names that are no private network's are of public ones [default: main]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) network: Vec<NetworkName>,
     /// Print JSON: one value, or one per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -98,6 +111,11 @@ pub(crate) enum Command {
     Lab {
         #[command(subcommand)]
         command: LabCommand,
+    },
+    /// Private networks: members, invitations, keys
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
     },
     /// Names for peers
     Name {
@@ -213,9 +231,6 @@ pub(crate) struct UpArgs {
     /// may be given several times
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) bootstrap: Vec<PeerAddr>,
-    /// Network to live in; nodes of different networks never speak
-    #[arg(long, value_name = "NAME")]
-    pub(crate) network: Option<NetworkName>,
     /// Do not forward for others
     #[arg(long)]
     pub(crate) no_relay: bool,
@@ -247,9 +262,6 @@ pub(crate) struct DoctorArgs {
     /// several times [default: the daemon's own]
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) bootstrap: Vec<PeerAddr>,
-    /// Network of those peers
-    #[arg(long, value_name = "NAME", requires = "bootstrap")]
-    pub(crate) network: Option<NetworkName>,
     /// Do not have a temporary node ask routers for port mappings
     #[arg(long)]
     pub(crate) no_port_mapping: bool,

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use crate::{
+    api::network::NetworkQuery,
     error::{CliError, Code, ErrorBody},
     frame::{FrameReader, FrameWriter, UPGRADE, broken, unexpected},
     state::StateDir,
@@ -30,16 +31,20 @@ pub(crate) fn framed(upgraded: Upgraded) -> (Reader, Writer) {
     (FrameReader::new(r), FrameWriter::new(w))
 }
 
-/// Speaks to the daemon of one state directory, one connection for each request.
+/// Speaks to the daemon of one state directory, about one of its networks. One connection
+/// for each request.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     state_dir: StateDir,
+    network: NetworkQuery,
 }
 
 impl Client {
-    /// For the daemon of `state_dir`.
-    pub(crate) fn new(state_dir: StateDir) -> Self {
-        Self { state_dir }
+    /// For the daemon of `state_dir`; about the network of this name or id, or else the
+    /// daemon's default one.
+    pub(crate) fn new(state_dir: StateDir, network: Option<String>) -> Self {
+        let network = NetworkQuery { network };
+        Self { state_dir, network }
     }
 
     /// Asks for a value.
@@ -91,9 +96,21 @@ impl Client {
         query: &impl Serialize,
     ) -> Result<(Reader, Writer), CliError> {
         let path = with_query(path, query)?;
-        let response = self
-            .roundtrip(Method::POST, &path, Bytes::new(), true)
-            .await?;
+        self.upgraded(&path, Bytes::new()).await
+    }
+
+    /// Opens an upgraded connection with a value.
+    pub(crate) async fn upgrade_with(
+        &self,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<(Reader, Writer), CliError> {
+        let body = serde_json::to_vec(value).map_err(|e| unexpected(&e.to_string()))?;
+        self.upgraded(path, body.into()).await
+    }
+
+    async fn upgraded(&self, path: &str, body: Bytes) -> Result<(Reader, Writer), CliError> {
+        let response = self.roundtrip(Method::POST, path, body, true).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(read_error(response).await);
         }
@@ -110,6 +127,7 @@ impl Client {
         body: Bytes,
         upgrade: bool,
     ) -> Result<Response<Incoming>, CliError> {
+        let path = with_query(path, &self.network)?;
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -160,10 +178,10 @@ fn no_daemon(state_dir: &StateDir) -> CliError {
 
 fn with_query(path: &str, query: &impl Serialize) -> Result<String, CliError> {
     let query = serde_urlencoded::to_string(query).map_err(|e| unexpected(&e.to_string()))?;
-    Ok(if query.is_empty() {
-        path.to_owned()
-    } else {
-        format!("{path}?{query}")
+    Ok(match (query.is_empty(), path.contains('?')) {
+        (true, _) => path.to_owned(),
+        (false, false) => format!("{path}?{query}"),
+        (false, true) => format!("{path}&{query}"),
     })
 }
 

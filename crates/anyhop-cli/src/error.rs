@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use anyhop::{DialError, ErrorKind, MessageError, StartError, StreamError};
+use anyhop::{
+    DialError, ErrorKind, JoinError, MessageError, NetworkError, StartError, StoreError,
+    StreamError,
+};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +40,8 @@ pub(crate) enum Code {
     WrongPeer,
     /// An examination found something that fails.
     Unhealthy,
+    /// The daemon is not in the network that was named.
+    NoNetwork,
     /// The reader of standard output went away: ends quietly.
     OutputClosed,
 }
@@ -55,6 +60,7 @@ impl Code {
             Self::Timeout => 7,
             Self::WrongPeer => 8,
             Self::Unhealthy => 9,
+            Self::NoNetwork => 10,
         }
     }
 
@@ -65,6 +71,7 @@ impl Code {
             Self::Refused => StatusCode::FORBIDDEN,
             Self::Limit => StatusCode::TOO_MANY_REQUESTS,
             Self::InUse => StatusCode::CONFLICT,
+            Self::NoNetwork => StatusCode::NOT_FOUND,
             Self::Unreachable | Self::Lost | Self::WrongPeer => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed
@@ -207,6 +214,80 @@ impl From<StartError> for CliError {
             _ => (Code::Failed, "run again with -vv to see details"),
         };
         Self::new(code, format!("the node did not start: {e}")).hint(hint)
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(e: StoreError) -> Self {
+        let (code, hint) = match &e {
+            StoreError::Exists { .. } => (
+                Code::Refused,
+                "`anyhop network list` shows it; leave it first to enter it anew",
+            ),
+            StoreError::Exposed { .. } => (Code::StateDir, "then start the daemon again"),
+            StoreError::Unusable { .. } => (
+                Code::StateDir,
+                "restore the file from a copy, or move its folder away: an owner then imports \
+                 a backup, and a member is invited anew",
+            ),
+            _ => (
+                Code::StateDir,
+                "check the directory's owner, permissions and free space",
+            ),
+        };
+        Self::new(code, e.to_string()).hint(hint)
+    }
+}
+
+impl From<NetworkError> for CliError {
+    fn from(e: NetworkError) -> Self {
+        let (code, hint) = match e {
+            NetworkError::Store(e) => return e.into(),
+            NetworkError::Invitation(_) if e.kind() == ErrorKind::Refused => (
+                Code::Refused,
+                "invitations live for a day unless `network invite --expires` says otherwise",
+            ),
+            NetworkError::Invitation(_) => (
+                e.kind().into(),
+                "give the whole text that `anyhop network invite` printed, as one argument",
+            ),
+            NetworkError::NoRequest(_) => (
+                Code::Usage,
+                "`anyhop network requests NAME` lists who waits",
+            ),
+            NetworkError::Membership(_) => (
+                e.kind().into(),
+                "`anyhop network members NAME` lists who is a member, and as what",
+            ),
+            NetworkError::NotAnAdmin | NetworkError::NotTheOwner => (
+                e.kind().into(),
+                "`anyhop network show NAME` tells this node's role",
+            ),
+            NetworkError::NotJoined => (
+                e.kind().into(),
+                "wait for `anyhop network join`, or give up with `anyhop network leave NAME`",
+            ),
+            _ => return Self::new(e.kind().into(), e.to_string()),
+        };
+        Self::new(code, e.to_string()).hint(hint)
+    }
+}
+
+impl From<JoinError> for CliError {
+    fn from(e: JoinError) -> Self {
+        let hint = match &e {
+            JoinError::Store(e) => return e.clone().into(),
+            JoinError::Refused { .. } => "ask for a new invitation; this one was not redeemed",
+            JoinError::Expired { .. } => {
+                "ask for a new invitation, made by a node that this one can reach"
+            }
+            JoinError::Untrue { .. } => {
+                "do not trust this inviter; ask another admin or the owner for an invitation"
+            }
+            JoinError::Closed => "the network was left, or the daemon stopped",
+            _ => return Self::new(e.kind().into(), e.to_string()),
+        };
+        Self::new(e.kind().into(), e.to_string()).hint(hint)
     }
 }
 

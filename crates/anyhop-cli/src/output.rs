@@ -108,6 +108,25 @@ impl Mark {
     }
 }
 
+/// A table: columns as wide as their widest cell, the head in capitals.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let cells = cells.map(|c| c.chars().count());
+        cells.max().unwrap_or(0).max(head[column].len())
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let line = |cells: &[String]| {
+        let cells = cells.iter().zip(&widths);
+        let cells: Vec<_> = cells.map(|(c, w)| format!("{c:w$}", w = *w)).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let head: Vec<_> = head.iter().map(|h| h.to_uppercase()).collect();
+    let lines = [line(&head)].into_iter();
+    let lines: Vec<_> = lines.chain(rows.iter().map(|row| line(row))).collect();
+    lines.join("\n")
+}
+
 /// Writes a line to standard output and flushes it.
 pub(crate) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();

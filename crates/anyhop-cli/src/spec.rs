@@ -34,7 +34,7 @@ impl PeerSpec {
     }
 
     /// The peer meant, given the names and the peers known. Precedence: a full PeerId,
-    /// a name, a unique beginning or end of a known PeerId.
+    /// a name that nobody else has, a unique beginning or end of a known PeerId.
     pub(crate) fn resolve<'a>(
         &self,
         names: impl IntoIterator<Item = (&'a str, PeerId)>,
@@ -43,19 +43,28 @@ impl PeerSpec {
         if let Some(peer) = self.full() {
             return Ok(peer);
         }
-        let mut matches = Vec::new();
-        let mut consider = |peer: PeerId| {
-            if self.is_part_of(&peer) && !matches.contains(&peer) {
-                matches.push(peer);
+        let (mut called, mut matches) = (Vec::new(), Vec::new());
+        let add = |peers: &mut Vec<PeerId>, peer| {
+            if !peers.contains(&peer) {
+                peers.push(peer);
             }
         };
         for (name, peer) in names {
             if name == self.0 {
-                return Ok(peer);
+                add(&mut called, peer);
             }
-            consider(peer);
+            if self.is_part_of(&peer) {
+                add(&mut matches, peer);
+            }
         }
-        known.into_iter().for_each(&mut consider);
+        match called[..] {
+            [] => {}
+            [peer] => return Ok(peer),
+            _ => return Err(self.ambiguous(&mut called)),
+        }
+        for peer in known.into_iter().filter(|p| self.is_part_of(p)) {
+            add(&mut matches, peer);
+        }
         match matches[..] {
             [peer] => Ok(peer),
             [] => Err(CliError::usage(format!(
@@ -88,7 +97,7 @@ impl PeerSpec {
             self.0,
             shown.join(", ")
         ))
-        .hint("give more of the PeerId; the beginnings are alike, ends are taken too")
+        .hint("give the PeerId, or more of it; the beginnings are alike, ends are taken too")
     }
 }
 

@@ -65,8 +65,8 @@ impl Lab {
             .with_link(link(10));
         net.bystander(Site::Internet, "bystander", Ipv4Addr::new(192, 0, 2, 1));
         let key = keypair(1);
-        let network =
-            PrivateNetwork::create("lab".parse().unwrap(), &key, &"owner".parse().unwrap());
+        let (name, owner) = ("lab".parse().unwrap(), "owner".parse().unwrap());
+        let network = PrivateNetwork::create(name, &key, &owner, OptOuts::default());
         let owner = start(&host, key, network.unwrap()).await;
         Self {
             net,

@@ -38,7 +38,8 @@ pub(super) async fn run(context: &Context, args: DoctorArgs) -> Result<(), CliEr
 async fn examine(context: &Context, args: DoctorArgs) -> Result<Report, CliError> {
     if args.bootstrap.is_empty() {
         match context.client().get("/v1/doctor").await {
-            Err(e) if e.code == Code::NoDaemon => {}
+            // Nobody in the network that is named is known without one.
+            Err(e) if e.code == Code::NoDaemon && context.network.is_none() => {}
             // Then the directory is what is to be examined.
             Err(e) if e.code == Code::StateDir => {}
             report => return report,
@@ -57,8 +58,8 @@ async fn examine(context: &Context, args: DoctorArgs) -> Result<Report, CliError
         port_mapping: !args.no_port_mapping,
         ..Config::default()
     };
-    if let Some(network) = args.network {
-        config.network = network;
+    if let Some(network) = &context.network {
+        config.network = network.clone();
     }
     let node = Node::start(Keypair::generate_ed25519(), config).await?;
     let report = doctor::examine(&node, &context.state_dir, false).await;

@@ -12,6 +12,7 @@ mod forward;
 mod id;
 mod lab;
 mod name;
+mod network;
 mod path;
 mod peers;
 mod ping;
@@ -24,7 +25,7 @@ mod up;
 
 use std::io::Read as _;
 
-use anyhop::{Carrier, PathInfo, PathKind};
+use anyhop::{Carrier, NetworkName, PathInfo, PathKind};
 use bytes::Bytes;
 
 use crate::{
@@ -40,13 +41,16 @@ use crate::{
 #[derive(Debug)]
 struct Context {
     state_dir: StateDir,
+    /// The network named, if one was.
+    network: Option<NetworkName>,
     output: Output,
     verbose: u8,
 }
 
 impl Context {
     fn client(&self) -> Client {
-        Client::new(self.state_dir.clone())
+        let network = self.network.as_ref().map(ToString::to_string);
+        Client::new(self.state_dir.clone(), network)
     }
 }
 
@@ -60,13 +64,22 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Lab { command } => return lab::run(output, command).await,
         _ => {}
     }
+    let state_dir = StateDir::choose(cli.global.state_dir)?;
+    let (verbose, mut networks) = (cli.global.verbose, cli.global.network);
+    if let Command::Up(args) = cli.command {
+        return up::run(state_dir, networks, output, verbose > 0, args).await;
+    }
+    if networks.len() > 1 {
+        return Err(CliError::usage("--network is given more than once")
+            .hint("only `anyhop up` takes several networks"));
+    }
     let context = Context {
-        state_dir: StateDir::choose(cli.global.state_dir)?,
+        state_dir,
+        network: networks.pop(),
         output,
-        verbose: cli.global.verbose,
+        verbose,
     };
     match cli.command {
-        Command::Up(args) => up::run(context, args).await,
         Command::Id => id::run(&context),
         Command::Status => status::run(&context).await,
         Command::Peers => peers::run(&context).await,
@@ -83,8 +96,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Expose(args) => expose::run(&context, &args).await,
         Command::Forward(args) => forward::run(&context, &args).await,
         Command::Bench(args) => bench::run(&context, &args).await,
+        Command::Network { command } => network::run(context, command).await,
         Command::Name { command } => name::run(&context, command).await,
-        Command::Completions { .. } | Command::Demo | Command::Lab { .. } => Ok(()),
+        Command::Up(_) | Command::Completions { .. } | Command::Demo | Command::Lab { .. } => {
+            Ok(())
+        }
     }
 }
 

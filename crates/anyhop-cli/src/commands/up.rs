@@ -2,12 +2,25 @@
 
 use std::{fs, path::Path};
 
-use anyhop::{Config, RelayConfig, Site, WebSocketConfig, WebSocketTls};
+use anyhop::{Config, NetworkName, RelayConfig, Site, WebSocketConfig, WebSocketTls};
 
-use super::Context;
-use crate::{args::UpArgs, daemon, environment, error::CliError, site};
+use crate::{
+    args::UpArgs,
+    daemon::{self, Settings},
+    environment,
+    error::CliError,
+    output::Output,
+    site,
+    state::StateDir,
+};
 
-pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> {
+pub(super) async fn run(
+    state_dir: StateDir,
+    networks: Vec<NetworkName>,
+    output: Output,
+    tell: bool,
+    args: UpArgs,
+) -> Result<(), CliError> {
     let websocket = websocket(&args)?;
     let mut config = Config {
         websocket,
@@ -18,21 +31,13 @@ pub(super) async fn run(context: Context, args: UpArgs) -> Result<(), CliError> 
         mdns: !args.no_mdns,
         ..Config::default()
     };
-    if let Some(network) = args.network {
-        config.network = network;
-    }
     config.relay = RelayConfig {
         enabled: !args.no_relay,
         max_circuits: args.max_circuits.unwrap_or(config.relay.max_circuits),
         ..config.relay
     };
-    daemon::run(
-        context.state_dir,
-        config,
-        context.output,
-        context.verbose > 0,
-    )
-    .await
+    let settings = Settings { networks, config };
+    daemon::run(state_dir, settings, output, tell).await
 }
 
 fn websocket(args: &UpArgs) -> Result<WebSocketConfig, CliError> {

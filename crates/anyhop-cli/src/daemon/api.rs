@@ -1,4 +1,9 @@
 //! Routes of the control API.
+//!
+//! Which network a request is about is said in its query, `network=NAME`, and read in one
+//! place: [`In`].
+
+mod network;
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,18 +11,19 @@ use anyhop::{DialError, Explanation, Message, NodeStatus, PeerAddr, Pong, Sessio
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
-    extract::{Path, Query, Request, State, rejection::QueryRejection},
-    http::StatusCode,
+    extract::{FromRequestParts, Path, Query, Request, rejection::QueryRejection},
+    http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use serde::de::DeserializeOwned;
 
-use super::{Daemon, bench, forward, inbox, pipe, server::upgrade, trace};
+use super::{Daemon, Presence, bench, forward, inbox, pipe, server::upgrade, trace};
 use crate::{
     api::{
         BenchQuery, CatQuery, ConnectAsk, ExplainQuery, ExposeQuery, ForwardQuery, MessageQuery,
         MessageReport, PathReport, PeerReport, PingAsk, Sent, TraceQuery, TraceReport,
+        network::NetworkQuery,
     },
     args::{MAX_BODY, MAX_TRACE_ROUNDS},
     doctor::Report,
@@ -30,7 +36,6 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400);
 /// Largest JSON body, bytes.
 const MAX_ASK: usize = 64 << 10;
 
-type App = State<Arc<Daemon>>;
 type Answer<T> = Result<Json<T>, ApiError>;
 
 /// All routes.
@@ -53,8 +58,26 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/expose", post(expose))
         .route("/v1/forward", post(forward))
         .route("/v1/bench/{peer}", post(bench))
+        .merge(network::routes())
         .fallback(no_such_route)
         .with_state(daemon)
+}
+
+/// The daemon's presence in the network that a request names.
+struct In(Arc<Presence>);
+
+impl FromRequestParts<Arc<Daemon>> for In {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        daemon: &Arc<Daemon>,
+    ) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default();
+        let query: NetworkQuery = serde_urlencoded::from_str(query)
+            .map_err(|e| CliError::usage(format!("bad query: {e}")))?;
+        Ok(Self(daemon.networks.find(query.network.as_deref())?))
+    }
 }
 
 /// An error as an HTTP answer.
@@ -81,46 +104,46 @@ async fn no_such_route(request: Request) -> ApiError {
     ApiError(StatusCode::NOT_FOUND, error)
 }
 
-async fn status(State(daemon): App) -> Json<NodeStatus> {
-    Json(daemon.node.status())
+async fn status(In(presence): In) -> Json<NodeStatus> {
+    Json(presence.node.status())
 }
 
-async fn doctor(State(daemon): App) -> Json<Report> {
-    Json(crate::doctor::examine(&daemon.node, &daemon.state_dir, true).await)
+async fn doctor(In(presence): In) -> Json<Report> {
+    Json(crate::doctor::examine(&presence.node, &presence.state_dir, true).await)
 }
 
-async fn peers(State(daemon): App) -> Json<Vec<SessionInfo>> {
-    Json(daemon.node.sessions())
+async fn peers(In(presence): In) -> Json<Vec<SessionInfo>> {
+    Json(presence.node.sessions())
 }
 
-async fn path(State(daemon): App, Path(peer): Path<String>) -> Answer<PathReport> {
-    let peer = daemon.resolve(&peer)?;
-    report_path(&daemon, peer).await
+async fn path(In(presence): In, Path(peer): Path<String>) -> Answer<PathReport> {
+    let peer = presence.resolve(&peer)?;
+    report_path(&presence, peer).await
 }
 
-async fn resolve(State(daemon): App, Path(peer): Path<String>) -> Answer<PeerReport> {
-    let peer_id = daemon.resolve(&peer)?.to_base58();
+async fn resolve(In(presence): In, Path(peer): Path<String>) -> Answer<PeerReport> {
+    let peer_id = presence.resolve(&peer)?.to_base58();
     Ok(Json(PeerReport { peer_id }))
 }
 
 async fn explain(
-    State(daemon): App,
+    In(presence): In,
     Path(peer): Path<String>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Answer<Explanation> {
     let query = read_query(query)?;
-    let peer = daemon.resolve(&peer)?;
+    let peer = presence.resolve(&peer)?;
     if !query.no_dial {
         // What else comes of it is part of the explanation.
-        if let Err(e @ DialError::Myself(_)) = daemon.node.connect(peer).await {
+        if let Err(e @ DialError::Myself(_)) = presence.node.connect(peer).await {
             return Err(e.into());
         }
     }
-    Ok(Json(daemon.node.explain(peer)))
+    Ok(Json(presence.node.explain(peer)))
 }
 
 async fn trace_peer(
-    State(daemon): App,
+    In(presence): In,
     Path(peer): Path<String>,
     query: Result<Query<TraceQuery>, QueryRejection>,
 ) -> Answer<TraceReport> {
@@ -129,54 +152,54 @@ async fn trace_peer(
         let why = format!("count is from 1 to {MAX_TRACE_ROUNDS}");
         return Err(CliError::usage(why).into());
     }
-    let peer = daemon.resolve(&peer)?;
-    let names = daemon.state_dir.names()?;
-    let report = trace::run(&daemon.node, peer, &names, query.count).await?;
+    let peer = presence.resolve(&peer)?;
+    let names = presence.state_dir.names()?;
+    let report = trace::run(&presence.node, peer, &names, query.count).await?;
     Ok(Json(report))
 }
 
-async fn connect(State(daemon): App, body: Body) -> Answer<PathReport> {
+async fn connect(In(presence): In, body: Body) -> Answer<PathReport> {
     let ask: ConnectAsk = read_ask(body).await?;
     let peer = match (ask.peer, ask.address) {
-        (Some(peer), None) => daemon.resolve(&peer)?,
+        (Some(peer), None) => presence.resolve(&peer)?,
         (None, Some(address)) => {
             let PeerOrAddr::Addr(addr) = address.parse()? else {
                 return Err(CliError::usage(format!("{address:?} is no multiaddr")).into());
             };
             let addr: PeerAddr = addr;
-            daemon.node.add_address(&addr);
+            presence.node.add_address(&addr);
             addr.peer
         }
         _ => return Err(CliError::usage("give either a peer or an address").into()),
     };
-    report_path(&daemon, peer).await
+    report_path(&presence, peer).await
 }
 
-async fn report_path(daemon: &Daemon, peer: anyhop::PeerId) -> Answer<PathReport> {
-    let session = daemon.node.connect(peer).await?;
+async fn report_path(presence: &Presence, peer: anyhop::PeerId) -> Answer<PathReport> {
+    let session = presence.node.connect(peer).await?;
     Ok(Json(PathReport {
         peer_id: peer.to_base58(),
         paths: session.paths(),
     }))
 }
 
-async fn ping(State(daemon): App, body: Body) -> Answer<Pong> {
+async fn ping(In(presence): In, body: Body) -> Answer<Pong> {
     let ask: PingAsk = read_ask(body).await?;
-    let peer = daemon.resolve(&ask.peer)?;
+    let peer = presence.resolve(&ask.peer)?;
     let timeout = Duration::from_millis(ask.timeout_ms).min(MAX_WAIT);
-    Ok(Json(daemon.node.ping(peer, timeout).await?))
+    Ok(Json(presence.node.ping(peer, timeout).await?))
 }
 
 async fn send(
-    State(daemon): App,
+    In(presence): In,
     query: Result<Query<MessageQuery>, QueryRejection>,
     body: Body,
 ) -> Answer<Sent> {
     let query = read_query(query)?;
-    let peer = daemon.resolve(&query.peer)?;
+    let peer = presence.resolve(&query.peer)?;
     let message = read_message(query, body).await?;
     let bytes = message.body.len();
-    daemon.node.send(peer, message).await?;
+    presence.node.send(peer, message).await?;
     Ok(Json(Sent {
         to: peer.to_base58(),
         bytes,
@@ -184,104 +207,104 @@ async fn send(
 }
 
 async fn request(
-    State(daemon): App,
+    In(presence): In,
     query: Result<Query<MessageQuery>, QueryRejection>,
     body: Body,
 ) -> Answer<MessageReport> {
     let query = read_query(query)?;
-    let peer = daemon.resolve(&query.peer)?;
+    let peer = presence.resolve(&query.peer)?;
     let timeout = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
     let message = read_message(query, body).await?;
-    let reply = daemon
+    let reply = presence
         .node
         .request(peer, message, timeout.min(MAX_WAIT))
         .await?;
     Ok(Json(MessageReport::new(peer, &reply, false)))
 }
 
-async fn recv(State(daemon): App, request: Request) -> Result<Response, ApiError> {
-    let for_work = Arc::clone(&daemon);
-    let response = upgrade(&daemon, request, |reader, writer| async move {
+async fn recv(In(presence): In, request: Request) -> Result<Response, ApiError> {
+    let for_work = Arc::clone(&presence);
+    let response = upgrade(&presence.tasks, request, |reader, writer| async move {
         inbox::serve(&for_work.inbox, reader, writer).await;
     })?;
     Ok(response)
 }
 
 async fn cat(
-    State(daemon): App,
+    In(presence): In,
     Path(peer): Path<String>,
     query: Result<Query<CatQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = read_query(query)?;
-    let peer = daemon.resolve(&peer)?;
-    let (send, recv) = daemon.node.open_bi(peer, &query.protocol()).await?;
-    let response = upgrade(&daemon, request, move |reader, writer| {
+    let peer = presence.resolve(&peer)?;
+    let (send, recv) = presence.node.open_bi(peer, &query.protocol()).await?;
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
         pipe::run(reader, writer, peer, send, recv)
     })?;
     Ok(response)
 }
 
 async fn cat_listen(
-    State(daemon): App,
+    In(presence): In,
     query: Result<Query<CatQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let protocol = read_query(query)?.protocol();
-    let listener = daemon.node.accept(&protocol).map_err(|_| {
+    let listener = presence.node.accept(&protocol).map_err(|_| {
         CliError::new(
             Code::Refused,
             format!("a `cat --listen` for {protocol:?} already waits on this node"),
         )
         .hint("tell listeners apart with --name N on both sides")
     })?;
-    let response = upgrade(&daemon, request, move |reader, writer| {
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
         pipe::listen(reader, writer, listener)
     })?;
     Ok(response)
 }
 
 async fn expose(
-    State(daemon): App,
+    In(presence): In,
     query: Result<Query<ExposeQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = read_query(query)?;
-    let exposure = daemon
+    let exposure = presence
         .exposed
         .add(forward::Service::new(query.target.parse()?, query.udp))?;
-    let response = upgrade(&daemon, request, move |reader, writer| {
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
         forward::expose(exposure, reader, writer)
     })?;
     Ok(response)
 }
 
 async fn forward(
-    State(daemon): App,
+    In(presence): In,
     query: Result<Query<ForwardQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = read_query(query)?;
-    let peer = daemon.resolve(&query.peer)?;
+    let peer = presence.resolve(&query.peer)?;
     let service = forward::Service::new(query.target.parse()?, query.udp);
     let local = crate::spec::parse_local(&query.local)?;
-    let forward = forward::Forward::bind(daemon.node.clone(), peer, service, local).await?;
-    let response = upgrade(&daemon, request, move |reader, writer| {
+    let forward = forward::Forward::bind(presence.node.clone(), peer, service, local).await?;
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
         forward.run(reader, writer)
     })?;
     Ok(response)
 }
 
 async fn bench(
-    State(daemon): App,
+    In(presence): In,
     Path(peer): Path<String>,
     query: Result<Query<BenchQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = bench::check(read_query(query)?)?;
-    let peer = daemon.resolve(&peer)?;
-    let run = bench::Run::open(daemon.node.clone(), peer, query).await?;
-    let response = upgrade(&daemon, request, move |reader, writer| {
+    let peer = presence.resolve(&peer)?;
+    let run = bench::Run::open(presence.node.clone(), peer, query).await?;
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
         run.report(reader, writer)
     })?;
     Ok(response)
@@ -295,7 +318,11 @@ fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, CliError>
 }
 
 async fn read_ask<T: DeserializeOwned>(body: Body) -> Result<T, CliError> {
-    let body = read_body(body, MAX_ASK).await?;
+    read_ask_up_to(body, MAX_ASK).await
+}
+
+async fn read_ask_up_to<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, CliError> {
+    let body = read_body(body, limit).await?;
     serde_json::from_slice(&body).map_err(|e| CliError::usage(format!("bad JSON: {e}")))
 }
 

@@ -23,7 +23,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{Daemon, api};
+use super::{Daemon, Tasks, api};
 use crate::{
     client::{Reader, Writer, framed},
     error::{CliError, Code},
@@ -78,8 +78,8 @@ pub(super) fn serve(daemon: &Arc<Daemon>, listener: UnixListener) {
         permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
     };
     let router = api::router(Arc::clone(daemon));
-    let stopped = daemon.stop.clone().cancelled_owned();
-    daemon.tasks.spawn(async move {
+    let stopped = daemon.tasks.stop.clone().cancelled_owned();
+    daemon.tasks.tracker.spawn(async move {
         let served = axum::serve(listener, router).with_graceful_shutdown(stopped);
         if let Err(e) = served.await {
             tracing::error!("the control API ended: {e}");
@@ -87,10 +87,9 @@ pub(super) fn serve(daemon: &Arc<Daemon>, listener: UnixListener) {
     });
 }
 
-/// Switches a request to frames and runs `work` on them, as a task that ends with the
-/// daemon at the latest.
+/// Switches a request to frames and runs `work` on them, as one of `tasks`.
 pub(super) fn upgrade<F, Fut>(
-    daemon: &Daemon,
+    tasks: &Tasks,
     mut request: Request,
     work: F,
 ) -> Result<Response, CliError>
@@ -105,7 +104,7 @@ where
         )));
     }
     let upgraded = hyper::upgrade::on(&mut request);
-    daemon.spawn(async move {
+    tasks.spawn(async move {
         match upgraded.await {
             Ok(upgraded) => {
                 let (reader, writer) = framed(upgraded);

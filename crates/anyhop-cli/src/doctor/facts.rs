@@ -79,8 +79,13 @@ pub(super) async fn gather(node: &Node, state_dir: &StateDir, daemon: bool) -> F
             settle(node, !bootstrap.is_empty()).await;
         }
     };
+    // Members of a private network answer no temporary node: sessions tell what there is.
+    let probed = match node.private_network() {
+        Some(_) => &[][..],
+        None => &bootstrap,
+    };
     let (probes, sites, ()) = tokio::join!(
-        probe::all(node.network(), &proxies, &bootstrap),
+        probe::all(node.network(), &proxies, probed),
         site::all(&bootstrap),
         settled
     );

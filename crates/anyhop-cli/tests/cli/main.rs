@@ -5,6 +5,7 @@ mod bench;
 mod forwarding;
 mod harness;
 mod messages;
+mod networks;
 mod reaching;
 mod seeing;
 mod state;

@@ -59,7 +59,10 @@ impl NetworkError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotAnAdmin | Self::NotTheOwner | Self::NotJoined => ErrorKind::Refused,
+            Self::NotAnAdmin
+            | Self::NotTheOwner
+            | Self::NotJoined
+            | Self::Invitation(InvitationError::Expired { .. }) => ErrorKind::Refused,
             Self::Membership(MembershipError::Full { .. })
             | Self::Give(GiveError::TooMany)
             | Self::Statement(StatementError::LastEpoch) => ErrorKind::Limit,

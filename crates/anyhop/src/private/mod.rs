@@ -50,12 +50,14 @@ impl PrivateNetwork {
         network: NetworkName,
         node: &Keypair,
         name: &MemberName,
+        opt_outs: OptOuts,
     ) -> Result<Self, NetworkError> {
         let authority = Keypair::generate_ed25519();
         let charter = Charter::new(network, authority.public().to_peer_id())
             .map_err(|e| NetworkError::Unusable(e.to_string()))?;
         let mut state = NetworkState::new(charter);
         state.authority = Some(authority);
+        state.opt_outs = opt_outs;
         Self::certify_owner(&mut state, node, name)?;
         let signer = signer(&state, node)?;
         let me = node.public().to_peer_id();

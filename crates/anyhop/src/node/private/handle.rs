@@ -138,10 +138,27 @@ impl NetworkHandle {
         }
     }
 
+    /// Whether the invitation has yet to be redeemed.
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        self.private().is_joining()
+    }
+
     /// Whether a person has yet to approve of this node.
     #[must_use]
     pub fn awaits_approval(&self) -> bool {
         matches!(*self.private().joining.borrow(), Joining::Waiting)
+    }
+
+    /// Waits until a person has to approve of this node; for one that needs nobody's
+    /// approval, for ever.
+    pub async fn asked_for_approval(&self) {
+        let mut joining = self.private().joining.subscribe();
+        let waiting = |j: &Joining| matches!(j, Joining::Waiting);
+        let over = joining.wait_for(waiting).await.is_err();
+        if over {
+            std::future::pending().await
+        }
     }
 
     /// Makes an invitation, redeemed by this node. For the owner and admins.
@@ -332,6 +349,13 @@ impl NetworkHandle {
             state.rotate_every_s = every.map(|e| e.as_secs().max(MIN_ROTATION_S));
         }
         Ok(private.save()?)
+    }
+
+    /// How often this node starts a new epoch.
+    #[must_use]
+    pub fn rotates_every(&self) -> Option<Duration> {
+        let every = self.private().state().rotate_every_s;
+        every.map(Duration::from_secs)
     }
 
     /// A backup of the network with its authority, sealed with a passphrase. For the owner.

@@ -1,0 +1,229 @@
+//! Routes of private networks.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhop::{
+    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, PeerId, RequestInfo,
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::{get, post},
+};
+
+use super::{Answer, ApiError, In, read_ask, read_ask_up_to};
+use crate::{
+    api::network::{
+        AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
+        LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, RenameAsk, RotateAsk,
+        RotateReport,
+    },
+    args::MAX_BODY,
+    daemon::{
+        Daemon, Presence,
+        enter::{As, blocking},
+        join,
+        server::upgrade,
+    },
+    error::{CliError, Code},
+};
+
+/// All of them.
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/networks", get(list))
+        .route("/v1/networks/create", post(create))
+        .route("/v1/networks/import", post(import))
+        .route("/v1/networks/join", post(join))
+        .route("/v1/network", get(show))
+        .route("/v1/network/invite", post(invite))
+        .route("/v1/network/requests", get(requests))
+        .route("/v1/network/approve", post(approve))
+        .route("/v1/network/deny", post(deny))
+        .route("/v1/network/members", get(members))
+        .route("/v1/network/rename", post(rename))
+        .route("/v1/network/admin", post(admin))
+        .route("/v1/network/revoke", post(revoke))
+        .route("/v1/network/rotate", post(rotate))
+        .route("/v1/network/export", post(export))
+        .route("/v1/network/leave", post(leave))
+}
+
+async fn list(State(daemon): State<Arc<Daemon>>) -> Json<Vec<NetworkReport>> {
+    let all = daemon.networks.all().into_iter();
+    Json(all.map(|(p, default)| p.report(default)).collect())
+}
+
+async fn create(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<NetworkReport> {
+    let ask: CreateAsk = read_ask(body).await?;
+    let name: NetworkName = ask
+        .name
+        .parse()
+        .map_err(|e: anyhop_base::NetworkNameError| CliError::usage(e.to_string()))?;
+    let presence = daemon.create(name, how(&ask.membership)?).await?;
+    Ok(Json(presence.report(false)))
+}
+
+async fn import(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<NetworkReport> {
+    let ask: ImportAsk = read_ask_up_to(body, MAX_BODY).await?;
+    let how = how(&ask.membership)?;
+    let presence = daemon.import(ask.backup, ask.passphrase, how).await?;
+    Ok(Json(presence.report(false)))
+}
+
+async fn join(State(daemon): State<Arc<Daemon>>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let ask: JoinAsk = read_ask(body).await?;
+    let presence = daemon.join(&ask.invite, how(&ask.membership)?).await?;
+    let request = Request::from_parts(parts, Body::empty());
+    // What is told outlives the presence: that it came to nothing is told, too.
+    let response = upgrade(&daemon.tasks, request, move |reader, writer| {
+        join::tell(presence, reader, writer)
+    })?;
+    Ok(response)
+}
+
+fn how(membership: &Membership) -> Result<As, CliError> {
+    Ok(As {
+        name: membership.member_name()?,
+        opt_outs: membership.opt_outs(),
+        listen: membership.listen.clone(),
+    })
+}
+
+async fn show(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Json<NetworkReport> {
+    let default = daemon.networks.is_default(presence.id());
+    Json(presence.report(default))
+}
+
+async fn invite(In(presence): In, body: Body) -> Answer<Invited> {
+    let ask: InviteAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let options = InviteOptions {
+        uses: ask.uses,
+        lifetime: Duration::from_secs(ask.expires_s),
+        approve: ask.approve,
+    };
+    Ok(Json(blocking(move || network.invite(options)).await??))
+}
+
+async fn requests(In(presence): In) -> Answer<Vec<RequestInfo>> {
+    Ok(Json(presence.private()?.requests()))
+}
+
+async fn approve(In(presence): In, body: Body) -> Answer<MemberReport> {
+    decide(&presence, body, NetworkHandle::approve).await
+}
+
+async fn deny(In(presence): In, body: Body) -> Answer<MemberReport> {
+    decide(&presence, body, NetworkHandle::deny).await
+}
+
+async fn decide(
+    presence: &Presence,
+    body: Body,
+    decide: fn(&NetworkHandle, PeerId) -> Result<(), anyhop::NetworkError>,
+) -> Answer<MemberReport> {
+    let ask: PeerAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let peer = presence.resolve_request(&network, &ask.peer)?;
+    blocking(move || decide(&network, peer)).await??;
+    Ok(Json(member(presence, peer)))
+}
+
+async fn members(In(presence): In) -> Answer<Vec<MemberInfo>> {
+    Ok(Json(presence.private()?.members()))
+}
+
+async fn rename(In(presence): In, body: Body) -> Answer<MemberReport> {
+    let ask: RenameAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let peer = presence.resolve(&ask.peer)?;
+    let name: MemberName = ask
+        .name
+        .parse()
+        .map_err(|e: anyhop::BadMemberName| CliError::usage(e.to_string()))?;
+    blocking(move || network.rename(peer, name)).await??;
+    Ok(Json(member(&presence, peer)))
+}
+
+async fn admin(In(presence): In, body: Body) -> Answer<MemberReport> {
+    let ask: AdminAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let peer = presence.resolve(&ask.peer)?;
+    let change = move || match ask.admin {
+        true => network.add_admin(peer),
+        false => network.remove_admin(peer),
+    };
+    blocking(change).await??;
+    Ok(Json(member(&presence, peer)))
+}
+
+async fn revoke(In(presence): In, body: Body) -> Answer<MemberReport> {
+    let ask: PeerAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let peer = presence.resolve(&ask.peer)?;
+    let before = member(&presence, peer);
+    blocking(move || network.revoke(peer)).await??;
+    Ok(Json(MemberReport {
+        role: Some("none".to_owned()),
+        ..before
+    }))
+}
+
+async fn rotate(In(presence): In, body: Body) -> Answer<RotateReport> {
+    let ask: RotateAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let change = move || {
+        match ask.every {
+            None => {}
+            Some(Every::Never) => network.rotate_every(None)?,
+            Some(Every::Seconds(s)) => network.rotate_every(Some(Duration::from_secs(s)))?,
+        }
+        if ask.now {
+            network.rotate()?;
+        }
+        Ok::<_, anyhop::NetworkError>(RotateReport {
+            network: network.name().to_string(),
+            epoch: network.info().epoch,
+            every_s: network.rotates_every().map(|e| e.as_secs()),
+        })
+    };
+    Ok(Json(blocking(change).await??))
+}
+
+async fn export(In(presence): In, body: Body) -> Answer<BackupReport> {
+    let ask: ExportAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let backup = blocking(move || network.export(&ask.passphrase)).await??;
+    Ok(Json(BackupReport {
+        network: presence.name(),
+        id: presence.id().to_string(),
+        backup,
+    }))
+}
+
+async fn leave(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<LeaveReport> {
+    // Runs to its end even if the command leaves.
+    let left = tokio::spawn(async move { daemon.leave(&presence).await });
+    let left = left.await;
+    let left = left.map_err(|e| CliError::new(Code::Failed, format!("not left: {e}")))?;
+    Ok(Json(left?))
+}
+
+/// A peer as it stands now.
+fn member(presence: &Presence, peer: PeerId) -> MemberReport {
+    let peer_id = peer.to_base58();
+    let members = presence.node.private_network().map(|n| n.members());
+    let mut members = members.unwrap_or_default().into_iter();
+    let member = members.find(|m| m.peer_id == peer_id);
+    let (name, role) = member.map(|m| (m.name, m.role)).unzip();
+    MemberReport {
+        network: presence.name(),
+        peer_id,
+        name,
+        role,
+    }
+}

@@ -1,0 +1,367 @@
+//! Nodes are started and left: one for each network.
+//!
+//! - **Start**: the networks that `up` names, then all private ones in the state directory.
+//! - **Steady state**: private networks are founded, joined, restored and left as commands
+//!   ask for it. One whose invitation has not been redeemed yet is there, too.
+//! - **Failure**: a network that does not start is told, and does not keep the others from
+//!   it. One that does not admit this node is forgotten.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhop::{
+    Config, JoinError, MemberName, NetworkName, Node, OptOuts, PrivateNetwork, StartError,
+    WebSocketConfig,
+};
+
+use super::{Daemon, Presence, listen};
+use crate::{
+    api::network::LeaveReport,
+    error::{CliError, Code},
+};
+
+/// What `up` was told.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Names or ids of networks; the first is the default.
+    pub(crate) networks: Vec<NetworkName>,
+    /// For the node of the default network. What is not about one node holds for the others,
+    /// too.
+    pub(crate) config: Config,
+}
+
+impl Settings {
+    /// For another network than the default one.
+    fn further(&self) -> Config {
+        let config = self.config.clone();
+        let any_port = |a: &SocketAddr| SocketAddr::new(a.ip(), 0);
+        Config {
+            listen: config.listen.iter().map(any_port).collect(),
+            bootstrap: Vec::new(),
+            websocket: WebSocketConfig {
+                proxies: config.websocket.proxies.clone(),
+                ..WebSocketConfig::default()
+            },
+            network: NetworkName::default(),
+            private: None,
+            ..config
+        }
+    }
+}
+
+/// A network that `up` names.
+enum Named {
+    Public(NetworkName),
+    Private(Box<PrivateNetwork>),
+}
+
+/// How somebody founds or joins a network.
+#[derive(Debug)]
+pub(super) struct As {
+    /// The name among the members.
+    pub(super) name: Option<MemberName>,
+    pub(super) opt_outs: OptOuts,
+    /// Where to listen; empty for where `up` says.
+    pub(super) listen: Vec<SocketAddr>,
+}
+
+impl Daemon {
+    /// Enters the networks that `up` names and those in the state directory. Only the default
+    /// one must work.
+    pub(super) async fn enter_all(self: &Arc<Self>) -> Result<Arc<Presence>, CliError> {
+        let dir = self.state_dir.path().to_owned();
+        let stored = blocking(move || PrivateNetwork::list(&dir)).await??;
+        let mut private = Vec::new();
+        let mut unusable = None;
+        for (folder, network) in stored {
+            match network {
+                Ok(network) => private.push(network),
+                Err(e) => {
+                    let error = CliError::from(e);
+                    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+                    self.teller.network_failed(&name, &error);
+                    unusable = Some(error);
+                }
+            }
+        }
+        let mut named = Vec::new();
+        for name in &self.settings.networks {
+            named.push(choose(name, &mut private, unusable.as_ref())?);
+        }
+        if named.is_empty() {
+            named.push(Named::Public(NetworkName::default()));
+        }
+        let mut named = named.into_iter();
+        let first = named.next().expect("one is there, see above");
+        let default = self.enter_default(first).await?;
+        self.networks.set_default(default.id());
+        let rest = named.chain(private.into_iter().map(|n| Named::Private(Box::new(n))));
+        for network in rest {
+            let (name, entered) = match network {
+                Named::Public(name) => (name.to_string(), self.enter_public(name).await),
+                Named::Private(network) => {
+                    let name = network.name().to_string();
+                    (name, self.enter_private(*network).await)
+                }
+            };
+            if let Err(error) = entered {
+                let error = error.context(&format!("network {name}"));
+                self.teller.network_failed(&name, &error);
+            }
+        }
+        Ok(default)
+    }
+
+    async fn enter_default(self: &Arc<Self>, named: Named) -> Result<Arc<Presence>, CliError> {
+        let config = self.settings.config.clone();
+        match named {
+            Named::Public(network) => self.enter(Config { network, ..config }).await,
+            Named::Private(network) => self.enter_stored(*network, config).await,
+        }
+    }
+
+    async fn enter_public(
+        self: &Arc<Self>,
+        network: NetworkName,
+    ) -> Result<Arc<Presence>, CliError> {
+        let further = self.settings.further();
+        self.enter(Config { network, ..further }).await
+    }
+
+    async fn enter_private(
+        self: &Arc<Self>,
+        network: PrivateNetwork,
+    ) -> Result<Arc<Presence>, CliError> {
+        self.enter_stored(network, self.settings.further()).await
+    }
+
+    /// Enters a network of the state directory, at the ports that it had.
+    async fn enter_stored(
+        self: &Arc<Self>,
+        network: PrivateNetwork,
+        mut config: Config,
+    ) -> Result<Arc<Presence>, CliError> {
+        let name = network.name().to_string();
+        let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
+        let kept = listen::read(&folder)?;
+        let told = std::mem::take(&mut config.listen);
+        config.listen = listen::choose(&kept, &told);
+        config.private = Some(network);
+        let node = match self.start(config.clone()).await {
+            Err(e @ StartError::Bind { .. }) if !kept.is_empty() => {
+                let error = CliError::from(e).context("its ports are taken, so that others are");
+                self.teller.network_failed(&name, &error);
+                config.listen = told;
+                self.start(config).await?
+            }
+            started => started?,
+        };
+        if kept.is_empty() {
+            listen::write(&folder, &listen::ports(&node))?;
+        }
+        self.settle(node)
+    }
+
+    /// Enters a network of which nothing is kept.
+    async fn enter(self: &Arc<Self>, config: Config) -> Result<Arc<Presence>, CliError> {
+        let node = self.start(config).await?;
+        self.settle(node)
+    }
+
+    async fn start(&self, config: Config) -> Result<Node, StartError> {
+        Node::start(self.keypair.clone(), config).await
+    }
+
+    /// Has commands find a node.
+    fn settle(self: &Arc<Self>, node: Node) -> Result<Arc<Presence>, CliError> {
+        let events = node.events();
+        let presence = Presence::new(node, self.state_dir.clone(), self.tasks.child())?;
+        let follow = self.teller.clone().follow(presence.name(), events);
+        presence.tasks.spawn(follow);
+        if presence.is_joining() {
+            let admission = Arc::clone(self).await_admission(Arc::clone(&presence));
+            self.tasks.spawn(admission);
+        }
+        self.networks.insert(Arc::clone(&presence));
+        Ok(presence)
+    }
+
+    // ---- while it runs
+
+    /// Founds a network.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        name: NetworkName,
+        how: As,
+    ) -> Result<Arc<Presence>, CliError> {
+        let taken = self.networks.all();
+        if taken.iter().any(|(p, _)| p.name() == name.as_str()) {
+            let message = format!("this daemon is in a network named {name} already");
+            return Err(CliError::usage(message).hint("choose another name"));
+        }
+        let (key, opt_outs) = (self.keypair.clone(), how.opt_outs);
+        let member = how.name.clone().unwrap_or_else(owner_name);
+        let network = PrivateNetwork::create(name, &key, &member, opt_outs)?;
+        self.enter_new(network, how).await
+    }
+
+    /// Restores a network from a backup of its owner.
+    pub(super) async fn import(
+        self: &Arc<Self>,
+        backup: String,
+        passphrase: String,
+        how: As,
+    ) -> Result<Arc<Presence>, CliError> {
+        let key = self.keypair.clone();
+        let member = how.name.clone().unwrap_or_else(owner_name);
+        let open = move || PrivateNetwork::import(&backup, &passphrase, &key, &member);
+        let network = blocking(open).await??;
+        self.enter_new(network, how).await
+    }
+
+    /// Starts to redeem an invitation, or finds the network where that goes on.
+    pub(super) async fn join(
+        self: &Arc<Self>,
+        invite: &str,
+        how: As,
+    ) -> Result<Arc<Presence>, CliError> {
+        let network = PrivateNetwork::join(invite, how.name.clone(), how.opt_outs)?;
+        match self.networks.get(network.id()) {
+            Some(presence) if presence.is_joining() => Ok(presence),
+            _ => self.enter_new(network, how).await,
+        }
+    }
+
+    async fn enter_new(
+        self: &Arc<Self>,
+        network: PrivateNetwork,
+        how: As,
+    ) -> Result<Arc<Presence>, CliError> {
+        self.networks.check_room()?;
+        let dir = self.state_dir.path().to_owned();
+        let folder = PrivateNetwork::folder(&dir, network.id());
+        let network = blocking(move || network.stored_in(&dir)).await??;
+        let entered = async {
+            if !how.listen.is_empty() {
+                listen::write(&folder, &how.listen)?;
+            }
+            self.enter_private(network).await
+        };
+        match entered.await {
+            Ok(presence) => {
+                self.teller.entered(&presence);
+                Ok(presence)
+            }
+            Err(e) => {
+                // Nobody has heard of it yet.
+                if let Err(e) = std::fs::remove_dir_all(&folder) {
+                    tracing::warn!(folder = %folder.display(), "not removed: {e}");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Leaves a network; the default one for the public network that the daemon was in.
+    pub(super) async fn leave(
+        self: &Arc<Self>,
+        presence: &Arc<Presence>,
+    ) -> Result<LeaveReport, CliError> {
+        let private = presence.node.private_network();
+        let (id, name) = (presence.id(), presence.name());
+        let was_default = self.networks.is_default(id);
+        if was_default && private.is_none() {
+            let message = format!("{name} is the public network that the daemon was started in");
+            return Err(CliError::new(Code::Refused, message)
+                .hint("stop the daemon, and start it in another one: `anyhop up --network NAME`"));
+        }
+        if self.networks.remove(id).is_none() {
+            let message = format!("the network {name} was left already");
+            return Err(CliError::new(Code::NoNetwork, message));
+        }
+        if was_default {
+            let public = self.public().await?;
+            self.networks.set_default(public.id());
+        }
+        match private {
+            Some(network) => network.leave().await?,
+            None => presence.node.close().await,
+        }
+        presence.tasks.stop.cancel();
+        self.teller.left(presence);
+        let default = self.networks.find(None)?;
+        Ok(LeaveReport {
+            network: name,
+            id: id.to_string(),
+            default: default.name(),
+        })
+    }
+
+    /// The public network of this daemon, entered if need be.
+    async fn public(self: &Arc<Self>) -> Result<Arc<Presence>, CliError> {
+        let all = self.networks.all();
+        let mut public = all
+            .iter()
+            .filter(|(p, _)| p.node.private_network().is_none());
+        match public.next() {
+            Some((presence, _)) => Ok(Arc::clone(presence)),
+            None => {
+                let presence = self.enter_public(NetworkName::default()).await?;
+                self.teller.entered(&presence);
+                Ok(presence)
+            }
+        }
+    }
+
+    /// Waits until an invitation is redeemed; forgets the network when it will not be.
+    async fn await_admission(self: Arc<Self>, presence: Arc<Presence>) {
+        let Some(network) = presence.node.private_network() else {
+            return;
+        };
+        match network.joined().await {
+            // Left, or stopped: then it goes on at the next start.
+            Ok(()) | Err(JoinError::Closed) => {}
+            Err(e) => {
+                let error = CliError::from(e).context(&format!("network {}", presence.name()));
+                self.teller.network_failed(&presence.name(), &error);
+                if let Err(e) = self.leave(&presence).await {
+                    tracing::warn!("a network that was not joined was not left: {e}");
+                }
+            }
+        }
+    }
+}
+
+/// The network that `up` names, taken out of the stored ones if it is one of these.
+fn choose(
+    name: &NetworkName,
+    stored: &mut Vec<PrivateNetwork>,
+    unusable: Option<&CliError>,
+) -> Result<Named, CliError> {
+    let by_id = stored
+        .iter()
+        .position(|n| n.id().to_string() == name.as_str());
+    let by_name = || stored.iter().position(|n| n.name() == name);
+    if let Some(at) = by_id.or_else(by_name) {
+        return Ok(Named::Private(Box::new(stored.remove(at))));
+    }
+    match unusable {
+        // A private network must not become a public one because its file is damaged.
+        Some(error) if *name != NetworkName::default() => {
+            let what = format!("whether {name} is a private network cannot be told");
+            Err(error.clone().context(&what))
+        }
+        _ => Ok(Named::Public(name.clone())),
+    }
+}
+
+fn owner_name() -> MemberName {
+    "owner".parse().expect("a valid name")
+}
+
+/// Runs what waits for the disk, or computes for long, where that holds nobody up.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CliError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| CliError::new(Code::Failed, format!("the daemon failed: {e}")))
+}

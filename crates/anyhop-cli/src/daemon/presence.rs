@@ -1,0 +1,151 @@
+//! The daemon's presence in one network: a node, and what commands have on it.
+
+use std::sync::Arc;
+
+use anyhop::{NetworkHandle, NetworkKind, Node, PeerId};
+use anyhop_base::NetworkId;
+
+use super::{
+    Tasks,
+    bench::{self, BenchGate},
+    forward::{self, Exposed},
+    inbox::Inbox,
+};
+use crate::{
+    api::network::NetworkReport,
+    error::{CliError, Code},
+    spec::PeerSpec,
+    state::StateDir,
+};
+
+/// One network of the daemon.
+#[derive(Debug)]
+pub(super) struct Presence {
+    pub(super) node: Node,
+    pub(super) state_dir: StateDir,
+    pub(super) inbox: Inbox,
+    pub(super) exposed: Arc<Exposed>,
+    pub(super) bench: Arc<BenchGate>,
+    /// What ends when the network is left.
+    pub(super) tasks: Tasks,
+}
+
+impl Presence {
+    /// Around a node that was just started; serves the protocols that every daemon speaks.
+    pub(super) fn new(
+        node: Node,
+        state_dir: StateDir,
+        tasks: Tasks,
+    ) -> Result<Arc<Self>, CliError> {
+        let presence = Self {
+            inbox: Inbox::new(node.clone()),
+            node,
+            state_dir,
+            exposed: Arc::default(),
+            bench: Arc::default(),
+            tasks,
+        };
+        let taken = |e: anyhop::ProtocolTaken| CliError::new(Code::Failed, e.to_string());
+        let forward = presence.node.accept(forward::PROTOCOL).map_err(taken)?;
+        let exposed = Arc::clone(&presence.exposed);
+        presence.tasks.spawn(forward::serve(exposed, forward));
+        let bench = presence.node.accept(bench::PROTOCOL).map_err(taken)?;
+        let gate = Arc::clone(&presence.bench);
+        presence.tasks.spawn(bench::serve(gate, bench));
+        Ok(Arc::new(presence))
+    }
+
+    /// The network's id.
+    pub(super) fn id(&self) -> NetworkId {
+        match self.node.private_network() {
+            Some(network) => network.id(),
+            None => self.node.network().id(),
+        }
+    }
+
+    /// The network's name, which another one may have, too.
+    pub(super) fn name(&self) -> String {
+        self.node.network().to_string()
+    }
+
+    /// What is told about the network.
+    pub(super) fn report(&self, default: bool) -> NetworkReport {
+        let addresses = self.node.addresses();
+        match self.node.private_network().map(|n| n.info()) {
+            Some(info) => NetworkReport {
+                network: info.network,
+                id: info.id,
+                kind: info.kind,
+                epoch: Some(info.epoch),
+                role: Some(info.role),
+                addresses: info.addresses,
+                default,
+            },
+            None => NetworkReport {
+                network: self.name(),
+                id: self.id().to_string(),
+                kind: NetworkKind::Public,
+                epoch: None,
+                role: None,
+                addresses: addresses.iter().map(ToString::to_string).collect(),
+                default,
+            },
+        }
+    }
+
+    /// The private network of a command that is about one.
+    pub(super) fn private(&self) -> Result<NetworkHandle, CliError> {
+        self.node.private_network().ok_or_else(|| {
+            let name = self.name();
+            let message = format!("{name} is a public network: it has no members and no keys");
+            CliError::usage(message)
+                .hint("`anyhop network list` tells which are private; `anyhop network create NAME` makes one")
+        })
+    }
+
+    /// Whether its invitation has yet to be redeemed.
+    pub(super) fn is_joining(&self) -> bool {
+        let private = self.node.private_network();
+        private.is_some_and(|n| n.is_joining())
+    }
+
+    /// The peer a user means among those who wait to be admitted, who may be known by the
+    /// name that they would like.
+    pub(super) fn resolve_request(
+        &self,
+        network: &NetworkHandle,
+        text: &str,
+    ) -> Result<PeerId, CliError> {
+        let spec: PeerSpec = text.parse()?;
+        let waiting = network.requests().into_iter();
+        let waiting: Vec<(String, PeerId)> = waiting
+            .filter_map(|r| Some((r.name, r.peer_id.parse().ok()?)))
+            .collect();
+        let names = waiting.iter().map(|(name, peer)| (name.as_str(), *peer));
+        let found = spec.resolve(names, waiting.iter().map(|(_, peer)| *peer));
+        found.map_err(|e| e.hint("`anyhop network requests NAME` lists who waits"))
+    }
+
+    /// The peer a user means.
+    pub(super) fn resolve(&self, text: &str) -> Result<PeerId, CliError> {
+        let spec: PeerSpec = text.parse()?;
+        if let Some(peer) = spec.full() {
+            return Ok(peer);
+        }
+        let names = self.state_dir.names()?;
+        let members = self.members();
+        let named = names.iter();
+        let named = named.chain(members.iter().map(|(name, peer)| (name.as_str(), *peer)));
+        let known = self.node.known_peers();
+        spec.resolve(named, known.into_iter().chain([self.node.peer_id()]))
+    }
+
+    /// Names and ids of the members of a private network, as this node is to show them.
+    fn members(&self) -> Vec<(String, PeerId)> {
+        let members = self.node.private_network().map(|n| n.members());
+        let members = members.unwrap_or_default().into_iter();
+        members
+            .filter_map(|m| Some((m.name, m.peer_id.parse().ok()?)))
+            .collect()
+    }
+}
