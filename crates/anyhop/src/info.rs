@@ -249,6 +249,12 @@ impl PathInfo {
     pub fn hops(&self) -> usize {
         self.via.len() + 1
     }
+
+    /// Whether it crosses the same nodes to the same address as another.
+    pub(crate) fn leads_as(&self, other: &Self) -> bool {
+        (self.kind, self.carrier) == (other.kind, other.carrier)
+            && (&self.remote, &self.via) == (&other.remote, &other.via)
+    }
 }
 
 /// Whether a path crosses other nodes.

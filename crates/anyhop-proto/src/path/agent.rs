@@ -51,8 +51,8 @@ pub enum Route {
 pub struct Sample {
     /// Which path.
     pub key: PathKey,
-    /// Smoothed round-trip time.
-    pub rtt: Duration,
+    /// Smoothed round-trip time, once it was measured.
+    pub rtt: Option<Duration>,
     /// Datagrams sent so far.
     pub tx: u64,
     /// Datagrams received so far.
@@ -242,10 +242,13 @@ impl PathAgent {
             }
             self.busy |= sample.tx > path.tx || path.unanswered_since.is_some();
             self.busy |= path.heard.is_some();
+            path.carried(now, sample.rx.saturating_sub(path.rx));
             path.tx = sample.tx;
             path.rx = sample.rx;
-            path.rtt = sample.rtt;
-            path.min_rtt = path.min_rtt.min(sample.rtt);
+            if let Some(rtt) = sample.rtt {
+                path.rtt = rtt;
+                path.min_rtt = path.min_rtt.min(rtt);
+            }
         }
         self.check_liveness(now);
         self.decide(now);
@@ -528,11 +531,14 @@ impl PathAgent {
     }
 
     fn select(&mut self) {
+        let current = self.selected.and_then(|key| self.paths.get(&key));
+        // What ended that one may have hit others, which are being asked.
+        let failing = current.is_none_or(|p| !p.alive());
         let best = self
             .paths
             .iter()
             .filter(|(_, p)| p.alive())
-            .min_by_key(|(_, p)| p.cost());
+            .min_by_key(|(_, p)| (failing && p.unanswered_since.is_some(), p.cost()));
         let Some((&best, candidate)) = best else {
             return;
         };

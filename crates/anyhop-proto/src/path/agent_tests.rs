@@ -44,7 +44,7 @@ impl World {
             .iter()
             .map(|(&key, &(tx, rx))| Sample {
                 key,
-                rtt: Duration::from_millis(10),
+                rtt: Some(Duration::from_millis(10)),
                 tx,
                 rx,
             })
@@ -324,7 +324,7 @@ fn a_direct_path_much_slower_than_the_circuit_is_not_selected() {
     let now = Instant::now();
     let sample = |key, ms| Sample {
         key,
-        rtt: Duration::from_millis(ms),
+        rtt: Some(Duration::from_millis(ms)),
         tx: 1,
         rx: 1,
     };
@@ -343,7 +343,7 @@ fn load_on_the_selected_path_does_not_make_it_flap() {
     for n in 0..50 {
         let sample = |key, ms| Sample {
             key,
-            rtt: Duration::from_millis(ms),
+            rtt: Some(Duration::from_millis(ms)),
             tx: n,
             rx: n,
         };
@@ -580,7 +580,7 @@ fn of_equal_round_trips_udp_is_best_then_a_websocket_then_a_circuit() {
     let samples = |keys: &[PathKey]| -> Vec<Sample> {
         let sample = |key: &PathKey| Sample {
             key: *key,
-            rtt: Duration::from_millis(50),
+            rtt: Some(Duration::from_millis(50)),
             tx: 1,
             rx: 1,
         };

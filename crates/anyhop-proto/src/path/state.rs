@@ -19,6 +19,9 @@ const UNMEASURED: Duration = Duration::from_secs(3600);
 /// How often the peer is told that a path is dead, and the time between.
 pub(super) const TELL_LOST: u32 = 3;
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
+/// Datagrams between two readings of the counters that are more than keep-alives and
+/// acknowledgements of such.
+const CARRIES: u64 = 4;
 /// Time between two pings to a path that is suspect, and to one that is lost.
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 const LOST_PING_INTERVAL: Duration = Duration::from_millis(200);
@@ -44,11 +47,13 @@ pub(super) struct PathState {
     pub(super) ended: bool,
     /// Since when it has been dead or ended.
     pub(super) lost_since: Option<Instant>,
-    /// It was the selected path then: there may be data in flight on it.
-    pub(super) was_selected: bool,
-    /// How often the peer was told.
+    /// There may be data in flight on it: it was the selected path then, or the peer's.
+    pub(super) was_used: bool,
+    /// When it last brought so much that the peer must have selected it.
+    pub(super) carried_at: Option<Instant>,
     /// Nothing but a pong counts as an answer.
     pub(super) pong_wanted: bool,
+    /// How often the peer was told.
     pub(super) told: u32,
     pub(super) told_at: Option<Instant>,
     /// When something last came in over it.
@@ -72,7 +77,8 @@ impl PathState {
             dead: false,
             ended: false,
             lost_since: None,
-            was_selected: false,
+            was_used: false,
+            carried_at: None,
             pong_wanted: false,
             told: 0,
             told_at: None,
@@ -86,6 +92,13 @@ impl PathState {
         self.unanswered_since = Some(now);
         self.pings = 1;
         self.pinged_at = Some(now);
+    }
+
+    /// Datagrams that came in over it since the last reading.
+    pub(super) fn carried(&mut self, now: Instant, datagrams: u64) {
+        if datagrams >= CARRIES {
+            self.carried_at = Some(now);
+        }
     }
 
     /// Whether the next ping to a suspect or dead path is due, and it counts as sent then.
@@ -195,14 +208,15 @@ impl PathState {
 
     pub(super) fn lose(&mut self, now: Instant, selected: bool) {
         if self.lost_since.is_none() {
+            let lately = |at| now.saturating_duration_since(at) < LOST_HOLD;
             self.lost_since = Some(now);
-            self.was_selected = selected;
+            self.was_used = selected || self.carried_at.is_some_and(lately);
         }
     }
 
     /// How long it stays open after it was lost.
     pub(super) fn hold(&self) -> Duration {
-        if self.was_selected {
+        if self.was_used {
             LOST_HOLD
         } else {
             Duration::ZERO

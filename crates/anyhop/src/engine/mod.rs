@@ -57,7 +57,7 @@ const SEND_WINDOW: u64 = 8 << 20;
 /// Round trip assumed before one is measured. RFC 9002 section 6.2.2 proposes 333 ms, by
 /// which the pacer holds back the second packet of the first flight (the post-quantum key
 /// share needs two) for 27 ms. A path that is slower gets its first flight twice.
-const INITIAL_RTT: Duration = Duration::from_millis(100);
+pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// Close codes of a connection.
 pub(crate) mod close {

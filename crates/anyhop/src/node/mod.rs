@@ -109,7 +109,7 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// New data to a peer goes over this path now.
+    /// New data to a peer goes over this path now; says nothing twice in a row.
     PathSelected {
         /// The peer.
         peer: PeerId,

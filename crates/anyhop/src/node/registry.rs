@@ -12,9 +12,11 @@ use anyhop_proto::{
     session::{Candidate, Keep, arbitrate},
 };
 
+use tracing::Instrument;
+
 use super::Inner;
 use crate::{
-    Connectedness, DialError, Event,
+    Connectedness, DialError, Event, PathInfo,
     circuit::LocalCircuit,
     engine::Connection,
     session::{Command, Conn, Driver},
@@ -34,17 +36,28 @@ struct Entry {
     others: Vec<Arc<Conn>>,
     /// As it was told last.
     connectedness: Connectedness,
+    /// The path that was told last.
+    path: Option<PathInfo>,
     /// Whether a record of the peer was told since the session was opened.
     identified: bool,
 }
 
 impl Entry {
-    /// How the peer is connected, if that is another way than was told last.
-    fn connectedness_change(&mut self) -> Option<Connectedness> {
+    /// The selected path, if that is another one than was told last.
+    fn path_change(&mut self) -> Option<PathInfo> {
         let table = self.current.paths.borrow();
         // While no path is selected, the last one may live again.
         let selected = table.paths.iter().find(|p| p.selected)?;
-        let now = Connectedness::from(selected.kind);
+        if self.path.as_ref().is_some_and(|told| told.leads_as(selected)) {
+            return None;
+        }
+        self.path = Some(selected.clone());
+        Some(selected.clone())
+    }
+
+    /// How the peer is connected over this path, if that is another way than was told last.
+    fn connectedness_change(&mut self, path: &PathInfo) -> Option<Connectedness> {
+        let now = Connectedness::from(path.kind);
         (std::mem::replace(&mut self.connectedness, now) != now).then_some(now)
     }
 }
@@ -57,6 +70,7 @@ impl Registry {
                 current: Arc::clone(conn),
                 others: Vec::new(),
                 connectedness: Connectedness::NotConnected,
+                path: None,
                 identified: false,
             };
             self.peers.insert(conn.peer, entry);
@@ -119,12 +133,13 @@ impl Inner {
             if first {
                 self.emit(Event::SessionOpened { peer });
             }
-            self.tell_connectedness(&mut sessions, peer);
+            self.tell_path(&mut sessions, peer);
         }
         self.session_changed.notify_waiters();
         self.member_connected(peer);
         // Not cancelled on stop: it ends with its connection, which the stop closes.
-        self.spawn_unstopped(driver.run());
+        let span = tracing::debug_span!("conn", id, role = ?conn.role);
+        self.spawn_unstopped(driver.run().instrument(span));
         Some(conn)
     }
 
@@ -142,7 +157,7 @@ impl Inner {
                     connectedness,
                 });
             } else {
-                self.tell_connectedness(&mut sessions, peer);
+                self.tell_path(&mut sessions, peer);
             }
             last
         };
@@ -161,12 +176,19 @@ impl Inner {
     /// A connection has other paths, or selects another one.
     pub(crate) fn paths_changed(&self, conn: &Conn) {
         let mut sessions = self.sessions.lock().expect("no holder panics");
-        self.tell_connectedness(&mut sessions, conn.peer);
+        self.tell_path(&mut sessions, conn.peer);
     }
 
-    fn tell_connectedness(&self, sessions: &mut Registry, peer: PeerId) {
-        let entry = sessions.peers.get_mut(&peer);
-        if let Some(connectedness) = entry.and_then(Entry::connectedness_change) {
+    fn tell_path(&self, sessions: &mut Registry, peer: PeerId) {
+        let Some(entry) = sessions.peers.get_mut(&peer) else {
+            return;
+        };
+        let Some(path) = entry.path_change() else {
+            return;
+        };
+        let connectedness = entry.connectedness_change(&path);
+        self.emit(Event::PathSelected { peer, path });
+        if let Some(connectedness) = connectedness {
             self.emit(Event::PeerConnectedness {
                 peer,
                 connectedness,

@@ -40,7 +40,7 @@ use crate::{
     Carrier, Event, KEEP_ALIVE, PathKind,
     carrier::CarrierUse,
     circuit::LocalCircuit,
-    engine::{Path, PathEvent, PathEvents, PathId, PathStatus, Pin, canonical, close},
+    engine::{INITIAL_RTT, Path, PathEvent, PathEvents, PathId, PathStatus, Pin, canonical, close},
     node::{Apart, Inner, Network, punch::Agreed, trace::Over},
 };
 
@@ -552,10 +552,6 @@ impl Driver {
         if let Some(open) = selected.and_then(|key| self.paths.get(&key)) {
             let path = self.path_info(open, true);
             tracing::debug!(peer = %self.conn.peer, kind = ?path.kind, remote = path.remote, "path selected");
-            self.node.emit(Event::PathSelected {
-                peer: self.conn.peer,
-                path,
-            });
         }
     }
 
@@ -596,12 +592,16 @@ impl Driver {
             _held: hold(&self.node, remote),
         };
         keep_alive(&open, &self.network.borrow());
+        // Its acknowledgement tells the round trip, which decides whether it is selected.
+        // Fails only for a path that is being closed.
+        let _ = open.path.ping();
         self.paths.insert(key, open);
         self.watch(remote);
         self.agent.handle_opened(now(), key, route_of(remote));
         if !is_virtual(&remote) {
             self.direct_path_opened();
         }
+        self.look_often();
         self.sample();
         self.apply_selection();
     }
@@ -669,7 +669,7 @@ impl Driver {
             open.loss = stats.lost_packets as f64 / stats.sent_packets.max(1) as f64;
             samples.push(Sample {
                 key: *key,
-                rtt: stats.rtt,
+                rtt: (stats.rtt != INITIAL_RTT).then_some(stats.rtt),
                 tx: stats.udp_tx.datagrams,
                 rx: stats.udp_rx.datagrams,
             });
