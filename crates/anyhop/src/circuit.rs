@@ -314,6 +314,7 @@ impl Hop<'_> {
             tokio::select! {
                 () = ended(recv) => {}
                 () = ended(next_recv) => {}
+                () = self.node.relaying_ended() => {}
             }
         }
         drop(next_send);

@@ -28,6 +28,9 @@ pub struct Config {
     pub bootstrap: Vec<PeerAddr>,
     /// Forwarding for others.
     pub relay: RelayConfig,
+    /// Whether others are helped to find each other: told where peers are, which of them
+    /// relay, and asked on. Costs some messages for each search that comes by.
+    pub signalling: bool,
     /// Limits on sessions.
     pub limits: Limits,
     /// A session without open streams, circuits or pins is closed after this long.
@@ -80,6 +83,7 @@ impl Default for Config {
             websocket: WebSocketConfig::default(),
             bootstrap: Vec::new(),
             relay: RelayConfig::default(),
+            signalling: true,
             limits: Limits::default(),
             idle_timeout: Duration::from_secs(600),
             max_message_size: DEFAULT_MAX_MESSAGE_SIZE,

@@ -434,3 +434,88 @@ async fn a_public_network_of_the_same_name_is_another_one() {
     assert!(stranger.connect(lab.owner.peer_id()).await.is_err());
     assert!(lab.owner.sessions().is_empty());
 }
+
+/// A network whose two members meet over its owner only.
+async fn over_the_owner(seed: u64) -> (Lab, Home, Home) {
+    let mut lab = Lab::new(seed).await;
+    let a = lab.member("a", NatConfig::symmetric()).await;
+    let b = lab.member("b", NatConfig::symmetric()).await;
+    (lab, a, b)
+}
+
+const NO_RELAYING: OptOuts = OptOuts {
+    no_relaying: true,
+    no_signalling: false,
+    stealth: false,
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_stops_relaying_ends_the_circuits_of_others_and_begins_again() {
+    let (lab, a, b) = over_the_owner(20).await;
+    exchange(&a.node, &b.node, "over the owner").await;
+    let (network, owner) = (lab.network(), lab.owner.peer_id());
+    network.set_opt_outs(owner, NO_RELAYING).unwrap();
+    assert!(!lab.owner.status().relay.enabled);
+    let node = a.node.clone();
+    eventually("no circuit is left", MINUTE, || {
+        lab.owner.status().relay.circuits == 0 && node.session_info(b.peer()).is_none()
+    })
+    .await;
+    let error = a.node.connect(b.peer()).await.unwrap_err();
+    assert!(error.to_string().contains("no way over relays"), "{error}");
+    // Its own sessions are not touched.
+    exchange(&a.node, &lab.owner, "still there").await;
+    network.set_opt_outs(owner, OptOuts::default()).unwrap();
+    assert!(lab.owner.status().relay.enabled);
+    exchange(&a.node, &b.node, "over the owner again").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_certificate_says_about_relaying_reaches_the_running_member() {
+    let mut lab = Lab::new(21).await;
+    let a = lab.cone("a").await;
+    assert!(a.node.status().relay.enabled);
+    lab.network().set_opt_outs(a.peer(), NO_RELAYING).unwrap();
+    let node = a.node.clone();
+    eventually("it relays no more", MINUTE, || !node.status().relay.enabled).await;
+    let listed = lab.network().members();
+    let listed = listed.iter().find(|m| m.name == "a").unwrap();
+    assert!(listed.no_relaying && !listed.stealth);
+    // It cannot take back by itself what is certified, nor be unlisted.
+    let error = a.network().set_opt_outs(a.peer(), OptOuts::default());
+    assert!(error.is_err());
+    let stealth = OptOuts {
+        stealth: true,
+        ..NO_RELAYING
+    };
+    assert!(a.network().set_opt_outs(a.peer(), stealth).is_err());
+    // Less it can do by itself.
+    let less = OptOuts {
+        no_signalling: true,
+        ..NO_RELAYING
+    };
+    a.network().set_opt_outs(a.peer(), less).unwrap();
+    assert_eq!(a.network().opt_outs(), less);
+    lab.network().set_opt_outs(a.peer(), stealth).unwrap();
+    eventually("it is unlisted", MINUTE, || a.network().opt_outs().stealth).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_does_not_signal_leads_nobody_to_another() {
+    let (lab, a, b) = over_the_owner(22).await;
+    let silent = OptOuts {
+        no_signalling: true,
+        ..OptOuts::default()
+    };
+    let (network, owner) = (lab.network(), lab.owner.peer_id());
+    network.set_opt_outs(owner, silent).unwrap();
+    assert!(lab.owner.status().relay.enabled);
+    assert!(
+        a.node.connect(b.peer()).await.is_err(),
+        "nobody tells of it"
+    );
+    // Of itself it tells, as ever.
+    exchange(&a.node, &lab.owner, "hello").await;
+    network.set_opt_outs(owner, OptOuts::default()).unwrap();
+    exchange(&a.node, &b.node, "over the owner").await;
+}

@@ -74,6 +74,12 @@ impl RelayBook {
         }
     }
 
+    /// Forwards from now on, or not. Circuits that are there stay counted until they are
+    /// released.
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.limits.enabled = enabled;
+    }
+
     /// Circuits forwarded now.
     #[must_use]
     pub fn circuits(&self) -> usize {

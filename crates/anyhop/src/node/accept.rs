@@ -247,10 +247,17 @@ impl Inner {
         mut send: SendStream,
         mut recv: RecvStream,
     ) -> Result<(), StreamError> {
-        let relays = self.config.relay.enabled;
+        let relays = self.relays();
         send.write_all(&Attached { relays }.encode()).await?;
         let mut rest = [0; 16];
-        while recv.read(&mut rest).await?.is_some() {}
+        let held = async {
+            while recv.read(&mut rest).await?.is_some() {}
+            Ok::<_, StreamError>(())
+        };
+        tokio::select! {
+            held = held => held?,
+            () = self.relaying_ended(), if relays => {}
+        }
         send.finish()
     }
 }

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop_base::{PeerId, Record, SignedRecord};
+use anyhop_proto::circuit::RefusalReason;
 use anyhop_proto::route::{
     Admission, Find, FindAnswer, Forward, Found, MAX_FIND_FRAME, MAX_FOUND_FRAME, Neighbour,
     Report, Search,
@@ -92,9 +93,12 @@ impl Inner {
             return Ok(());
         };
         let find = Find::decode(&frame?).map_err(|_| malformed(&mut recv))?;
-        let carry = {
+        let carry = if self.signals() {
             let relay = self.relay.lock().expect("no holder panics");
             relay.would_carry(conn.peer)
+        } else {
+            // Nobody can tell the two apart, nor needs to.
+            Err(RefusalReason::NotRelaying)
         };
         let admission = {
             let mut book = self.searches.lock().expect("no holder panics");

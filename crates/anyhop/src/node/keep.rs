@@ -86,7 +86,7 @@ impl Inner {
             samples.allow(Instant::now().into_std(), asker.peer)
         };
         let mut sample = Sample::default();
-        if allowed {
+        if allowed && self.signals() {
             let mut known = self.current_conns();
             known.retain(|c| c.peer != asker.peer && c.is_link());
             known.shuffle(&mut rand::rng());

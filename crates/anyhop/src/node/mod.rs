@@ -26,6 +26,7 @@ mod start;
 pub(crate) mod trace;
 mod ways;
 mod websocket;
+mod willing;
 
 use std::{
     collections::HashMap,
@@ -209,6 +210,7 @@ pub(crate) struct Inner {
     pub(crate) attempts: Arc<AttemptLog>,
     pub(crate) nat: nat::Nat,
     private: Option<private::Private>,
+    willing: watch::Sender<willing::Willing>,
     keypair: Keypair,
     network_id: NetworkId,
     host: Arc<dyn Host>,
@@ -462,7 +464,7 @@ impl Node {
         let inner = &self.0;
         let observed = inner.observed_addrs().into_iter();
         let relay = RelayStatus {
-            enabled: inner.config.relay.enabled,
+            enabled: inner.relays(),
             circuits: inner.relay.lock().expect("no holder panics").circuits(),
             forwarded_bytes: inner
                 .fabric

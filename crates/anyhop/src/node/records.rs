@@ -353,7 +353,7 @@ impl Inner {
                 })
                 .collect(),
             reachability,
-            relays_for_others: self.config.relay.enabled,
+            relays_for_others: self.relays(),
         }
     }
 
@@ -486,7 +486,8 @@ impl Inner {
         Ok(record)
     }
 
-    /// Answers a peer that asks for somebody's record.
+    /// Answers a peer that asks for somebody's record; with its own only, if it is not
+    /// to help others to find each other.
     pub(super) async fn serve_lookup(
         &self,
         mut send: SendStream,
@@ -495,14 +496,17 @@ impl Inner {
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
         let query = Query::decode(&frame).map_err(|_| malformed(&mut recv))?;
         let now = self.now_unix_s();
-        let (record, related) = {
+        let tells = self.signals() || query.peer == self.me;
+        let (record, related) = if tells {
             let book = self.book();
             let relays = needed(query.peer, |peer| book.attachments_of(peer, now));
             let encoded = |peer| book.signed(peer, now).map(SignedRecord::encode);
             let related = relays.into_iter().filter_map(encoded);
             (encoded(query.peer), related.take(MAX_RELATED).collect())
+        } else {
+            (None, Vec::new())
         };
-        let linked = self.config.relay.enabled && self.link_to(query.peer).is_some();
+        let linked = tells && self.relays() && self.link_to(query.peer).is_some();
         let answer = Answer {
             record: record.unwrap_or_default(),
             linked,

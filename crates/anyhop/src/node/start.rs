@@ -25,6 +25,7 @@ use super::{
     private::Private,
     records,
     websocket::WebSockets,
+    willing::Willing,
 };
 use crate::{
     Config, PrivateNetwork, StartError,
@@ -67,8 +68,11 @@ pub(super) fn start(
         Arc::clone(&fabric),
         &config.limits,
     )?;
+    let private = private.map(|network| Private::new(me, network));
+    let opt_outs = private.as_ref().map(|p| p.opt_outs(me));
+    let willing = Willing::new(&config, opt_outs.unwrap_or_default());
     let relay = RelayLimits {
-        enabled: config.relay.enabled,
+        enabled: willing.relaying,
         max_circuits: config.relay.max_circuits,
         max_circuits_per_peer: config.relay.max_circuits_per_peer,
     };
@@ -82,7 +86,8 @@ pub(super) fn start(
         circuits: crate::circuit::Circuits::default(),
         attempts: Arc::default(),
         nat: super::nat::Nat::new(),
-        private: private.map(|network| Private::new(me, network)),
+        private,
+        willing: watch::Sender::new(willing),
         keypair,
         network_id,
         network: watch::Sender::new(network),
@@ -157,7 +162,6 @@ pub(super) fn start(
 fn enter(network: &PrivateNetwork, me: PeerId, config: &mut Config) {
     config.swarm = Some(network.ring(me));
     config.network = network.name().clone();
-    config.relay.enabled &= !network.state.opt_outs.no_relaying;
     for contact in &network.state.contacts {
         let known = config.bootstrap.iter().any(|b| b.peer == contact.peer);
         if !known && config.bootstrap.len() < MAX_CONTACTS_DIALLED {

@@ -170,7 +170,7 @@ impl Inner {
     }
 
     fn may_trace(&self, from: PeerId) -> Result<(), RefusalReason> {
-        if !self.config.relay.enabled {
+        if !self.relays() {
             return Err(RefusalReason::NotRelaying);
         }
         let now = Instant::now().into_std();

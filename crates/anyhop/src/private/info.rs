@@ -46,6 +46,15 @@ pub struct MemberInfo {
     /// Its addresses in the overlay.
     #[serde(default)]
     pub overlay: Vec<String>,
+    /// It forwards nothing for others.
+    #[serde(default)]
+    pub no_relaying: bool,
+    /// It does not help others to find each other.
+    #[serde(default)]
+    pub no_signalling: bool,
+    /// It is listed to itself and to who administers the network only.
+    #[serde(default)]
+    pub stealth: bool,
 }
 
 /// Who waits to be admitted.

@@ -12,7 +12,7 @@ use anyhop_proto::network::{
 
 use super::{Inner, Joining, Private};
 use crate::{
-    Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind, RequestInfo,
+    Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind, OptOuts, RequestInfo,
     engine::random_seed, node::Node, private::CERTIFICATE_LIFETIME_S,
 };
 
@@ -106,6 +106,9 @@ impl NetworkHandle {
             role: m.role.as_str().to_owned(),
             expires: m.expires_unix_s,
             overlay: m.overlay.iter().map(ToString::to_string).collect(),
+            no_relaying: m.opt_outs.no_relaying,
+            no_signalling: m.opt_outs.no_signalling,
+            stealth: m.opt_outs.stealth,
         };
         members.into_iter().filter(listed).map(info).collect()
     }
@@ -264,6 +267,44 @@ impl NetworkHandle {
         self.recertify(peer, |certificate| {
             certificate.expires_unix_s = expires_unix_s;
         })
+    }
+
+    /// What this node does not do: by its own will, or by its certificate.
+    #[must_use]
+    pub fn opt_outs(&self) -> OptOuts {
+        self.private().opt_outs(self.0.me)
+    }
+
+    /// Changes what a member does not do. The owner and admins decide for everybody, in
+    /// certificates; a member for itself, as far as that does less than its certificate
+    /// says: for more, and to be listed or not, it needs one of them.
+    ///
+    /// # Errors
+    /// When this node may not, or the peer is no member.
+    pub fn set_opt_outs(&self, peer: PeerId, opt_outs: OptOuts) -> Result<(), NetworkError> {
+        let private = self.private();
+        let signs = self.0.signer(&private.state()).is_ok();
+        if peer == self.0.me {
+            {
+                let mut state = private.state();
+                let certified = state.gossip.membership().certificate(peer);
+                let certified = certified.and_then(|s| s.certificate());
+                let certified = certified.ok_or(NetworkError::NotJoined)?.opt_outs;
+                let more = (certified.no_relaying && !opt_outs.no_relaying)
+                    || (certified.no_signalling && !opt_outs.no_signalling)
+                    || certified.stealth != opt_outs.stealth;
+                if more && !signs {
+                    return Err(NetworkError::NotAnAdmin);
+                }
+                state.opt_outs = opt_outs;
+            }
+            private.save()?;
+            self.0.use_opt_outs(private);
+            if !signs {
+                return Ok(());
+            }
+        }
+        self.recertify(peer, |certificate| certificate.opt_outs = opt_outs)
     }
 
     fn recertify(

@@ -170,6 +170,20 @@ impl Private {
         self.state().contacts.clone()
     }
 
+    /// What this node does not do: by its own will, or by its certificate.
+    pub(super) fn opt_outs(&self, me: PeerId) -> OptOuts {
+        let state = self.state();
+        let certificate = state.gossip.membership().certificate(me);
+        let certified = certificate.and_then(|s| s.certificate());
+        let certified = certified.map(|c| c.opt_outs).unwrap_or_default();
+        let own = state.opt_outs;
+        OptOuts {
+            no_relaying: own.no_relaying || certified.no_relaying,
+            no_signalling: own.no_signalling || certified.no_signalling,
+            stealth: own.stealth || certified.stealth,
+        }
+    }
+
     pub(super) fn is_joining(&self) -> bool {
         self.state().joining.is_some()
     }

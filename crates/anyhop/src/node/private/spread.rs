@@ -93,6 +93,7 @@ impl Inner {
         }
         if changed {
             self.drop_strangers(private);
+            self.use_opt_outs(private);
             self.emit(Event::MembersChanged);
         }
         let mut batches: BTreeMap<PeerId, Vec<u8>> = BTreeMap::new();
