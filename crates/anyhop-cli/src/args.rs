@@ -12,7 +12,7 @@ use clap::{
 
 pub(crate) use network::{
     AdminArgs, AdminChange, CreateArgs, ExportArgs, ImportArgs, InviteArgs, JoinArgs, LeaveArgs,
-    NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RotateArgs,
+    NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RotateArgs, SetArgs, Switch,
 };
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
@@ -237,6 +237,9 @@ pub(crate) struct UpArgs {
     /// Circuits to forward for others at once [default: 1024]
     #[arg(long, value_name = "N", conflicts_with = "no_relay")]
     pub(crate) max_circuits: Option<usize>,
+    /// Do not help others to find each other
+    #[arg(long)]
+    pub(crate) no_signalling: bool,
     /// Do not look for direct paths: sessions stay on their first path
     #[arg(long)]
     pub(crate) no_direct: bool,

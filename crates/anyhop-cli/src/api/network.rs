@@ -12,6 +12,7 @@
 //! GET  /v1/network/members            [MemberInfo]
 //! POST /v1/network/rename             RenameAsk -> MemberReport
 //! POST /v1/network/admin              AdminAsk -> MemberReport
+//! POST /v1/network/set                SetAsk -> SetReport
 //! POST /v1/network/revoke             PeerAsk -> MemberReport
 //! POST /v1/network/rotate             RotateAsk -> RotateReport
 //! POST /v1/network/export             ExportAsk -> BackupReport
@@ -193,6 +194,38 @@ pub(crate) struct MemberReport {
     /// What it may do, if it is a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<String>,
+}
+
+/// Asks for a change of what a member does; what is left out stays as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SetAsk {
+    /// PeerId, part of one, or name; this node if left out.
+    #[serde(default)]
+    pub(crate) peer: Option<String>,
+    /// Whether it forwards for others.
+    #[serde(default)]
+    pub(crate) relaying: Option<bool>,
+    /// Whether it helps others to find each other.
+    #[serde(default)]
+    pub(crate) signalling: Option<bool>,
+    /// Whether it is listed to ordinary members.
+    #[serde(default)]
+    pub(crate) listed: Option<bool>,
+}
+
+/// What a member does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SetReport {
+    /// The network's name.
+    pub(crate) network: String,
+    /// The member, base58.
+    pub(crate) peer_id: String,
+    /// Whether it forwards for others.
+    pub(crate) relaying: bool,
+    /// Whether it helps others to find each other.
+    pub(crate) signalling: bool,
+    /// Whether it is listed to ordinary members.
+    pub(crate) listed: bool,
 }
 
 /// Asks for a new epoch.

@@ -39,6 +39,8 @@ pub(crate) enum NetworkCommand {
     Rename(RenameArgs),
     /// Appoint an admin, or end its term
     Admin(AdminArgs),
+    /// Change what this node or another member does for others, or show it
+    Set(SetArgs),
     /// End a membership, and start a new epoch of the swarm key
     Revoke(NamePeerArgs),
     /// Start a new epoch of the swarm key, or have that done by itself
@@ -180,6 +182,41 @@ pub(crate) enum AdminChange {
     Add,
     /// It is an ordinary member again; what it signed holds no longer
     Remove,
+}
+
+/// `network set`.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Name or id of the network
+    #[arg(value_name = "NAME")]
+    pub(crate) name: NetworkName,
+    /// PeerId, unique part of one, or name [default: this node]
+    pub(crate) peer: Option<PeerSpec>,
+    /// Whether it forwards for other members
+    #[arg(long, value_name = "on|off")]
+    pub(crate) relaying: Option<Switch>,
+    /// Whether it helps other members to find each other
+    #[arg(long, value_name = "on|off")]
+    pub(crate) signalling: Option<Switch>,
+    /// Whether it is listed to members that do not administer the network
+    #[arg(long, value_name = "on|off")]
+    pub(crate) listed: Option<Switch>,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// It does, or is
+    On,
+    /// It does not, or is not
+    Off,
+}
+
+impl Switch {
+    /// Whether on.
+    pub(crate) fn is_on(self) -> bool {
+        self == Self::On
+    }
 }
 
 /// `network rotate`.

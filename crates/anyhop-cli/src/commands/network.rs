@@ -14,11 +14,11 @@ use super::Context;
 use crate::{
     api::network::{
         AdminAsk, CreateAsk, Every, InviteAsk, LeaveReport, MemberReport, NetworkReport, PeerAsk,
-        RenameAsk, RotateAsk, RotateReport,
+        RenameAsk, RotateAsk, RotateReport, SetAsk, SetReport,
     },
     args::{
         AdminArgs, AdminChange, CreateArgs, InviteArgs, LeaveArgs, NamePeerArgs, NetworkCommand,
-        RenameArgs, RotateArgs,
+        RenameArgs, RotateArgs, SetArgs, Switch,
     },
     error::{CliError, Code},
 };
@@ -48,6 +48,7 @@ pub(super) async fn run(context: Context, command: NetworkCommand) -> Result<(),
         NetworkCommand::Deny(args) => decide(context, args, false).await,
         NetworkCommand::Rename(args) => rename(context, args).await,
         NetworkCommand::Admin(args) => admin(context, args).await,
+        NetworkCommand::Set(args) => set(context, args).await,
         NetworkCommand::Revoke(args) => revoke(context, args).await,
         NetworkCommand::Rotate(args) => rotate(context, args).await,
         NetworkCommand::Leave(args) => leave(context, args).await,
@@ -188,6 +189,28 @@ async fn admin(context: Context, args: AdminArgs) -> Result<(), CliError> {
     context.output.result(&report, |r| {
         let role = r.role.as_deref().unwrap_or_default();
         format!("{} has the role {role} in {} now", r.peer_id, r.network)
+    })
+}
+
+async fn set(context: Context, args: SetArgs) -> Result<(), CliError> {
+    let context = context.about(args.name)?;
+    let ask = SetAsk {
+        peer: args.peer.map(|p| p.to_string()),
+        relaying: args.relaying.map(Switch::is_on),
+        signalling: args.signalling.map(Switch::is_on),
+        listed: args.listed.map(Switch::is_on),
+    };
+    let report: SetReport = context.client().post("/v1/network/set", &ask).await?;
+    context.output.result(&report, |r| {
+        let on = |on| if on { "on" } else { "off" };
+        format!(
+            "{} in {}: relaying {}, signalling {}, listed {}",
+            r.peer_id,
+            r.network,
+            on(r.relaying),
+            on(r.signalling),
+            on(r.listed)
+        )
     })
 }
 

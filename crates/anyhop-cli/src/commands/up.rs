@@ -29,6 +29,7 @@ pub(super) async fn run(
         direct_paths: !args.no_direct,
         port_mapping: !args.no_port_mapping,
         mdns: !args.no_mdns,
+        signalling: !args.no_signalling,
         ..Config::default()
     };
     config.relay = RelayConfig {

@@ -428,6 +428,51 @@ fn path(path: &std::path::Path) -> String {
 }
 
 #[test]
+fn what_a_member_does_for_others_is_chosen_and_changed_while_it_runs() {
+    let owner = Daemon::start(&[]);
+    let create = ["network", "create", "lab", "--no-relaying", "--unlisted"];
+    owner.command(&create).ok();
+    let relays = |daemon: &Daemon| {
+        let status = daemon.command(&["status", "--network", "lab"]).ok().json();
+        status["relay"]["enabled"] == true
+    };
+    assert!(!relays(&owner));
+    let set = |daemon: &Daemon, rest: &[&str]| {
+        let args = [&["network", "set", "lab"], rest].concat();
+        daemon.command(&args)
+    };
+    let shown = set(&owner, &[]).ok().json();
+    assert_eq!(shown["peer_id"], owner.peer_id.as_str());
+    let told = |v: &Value| ["relaying", "signalling", "listed"].map(|k| v[k] == true);
+    assert_eq!(told(&shown), [false, true, false]);
+    let changed = set(&owner, &["--relaying", "on", "--signalling", "off"]).ok();
+    assert_eq!(told(&changed.json()), [true, false, false]);
+    assert!(relays(&owner));
+    // In its own network it still relays.
+    let status = owner.command(&["status"]).ok().json();
+    assert_eq!(status["relay"]["enabled"], true);
+
+    let member = Daemon::start(&[]);
+    let text = invite(&owner, "lab", &[]);
+    member
+        .command(&["network", "join", &text, "--name", "m"])
+        .ok();
+    // Who is not listed is seen by who administers the network only.
+    until(&member, &["network", "members", "lab"], "itself", |m| {
+        m.as_array().is_some_and(|m| m.len() == 1)
+    });
+    let members = list(&owner.command(&["network", "members", "lab"]).ok());
+    assert_eq!(members.len(), 2, "{members:?}");
+    set(&owner, &["m", "--relaying", "off"]).ok();
+    let deadline = Deadline::new();
+    while relays(&member) {
+        deadline.pause("what is certified reaches the member");
+    }
+    let error = set(&member, &["--relaying", "on"]).error(6);
+    assert_eq!(error["code"], "refused");
+}
+
+#[test]
 fn people_read_tables_and_errors_with_hints() {
     let (owner, _member) = two();
     let text = |args: &[&str]| {

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop::{
-    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, PeerId, RequestInfo,
+    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, OptOuts, PeerId,
+    RequestInfo,
 };
 use axum::{
     Json, Router,
@@ -18,7 +19,7 @@ use crate::{
     api::network::{
         AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
         LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, RenameAsk, RotateAsk,
-        RotateReport,
+        RotateReport, SetAsk, SetReport,
     },
     args::MAX_BODY,
     daemon::{
@@ -45,6 +46,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/network/members", get(members))
         .route("/v1/network/rename", post(rename))
         .route("/v1/network/admin", post(admin))
+        .route("/v1/network/set", post(set))
         .route("/v1/network/revoke", post(revoke))
         .route("/v1/network/rotate", post(rotate))
         .route("/v1/network/export", post(export))
@@ -159,6 +161,51 @@ async fn admin(In(presence): In, body: Body) -> Answer<MemberReport> {
     };
     blocking(change).await??;
     Ok(Json(member(&presence, peer)))
+}
+
+async fn set(In(presence): In, body: Body) -> Answer<SetReport> {
+    let ask: SetAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let me = presence.node.peer_id();
+    let peer = match &ask.peer {
+        Some(peer) => presence.resolve(peer)?,
+        None => me,
+    };
+    let before = opt_outs(&network, peer, me)?;
+    let choose = |on: Option<bool>, before: bool| on.map_or(before, |on| !on);
+    let opt_outs = OptOuts {
+        no_relaying: choose(ask.relaying, before.no_relaying),
+        no_signalling: choose(ask.signalling, before.no_signalling),
+        stealth: choose(ask.listed, before.stealth),
+    };
+    if opt_outs != before {
+        blocking(move || network.set_opt_outs(peer, opt_outs)).await??;
+    }
+    Ok(Json(SetReport {
+        network: presence.name(),
+        peer_id: peer.to_base58(),
+        relaying: !opt_outs.no_relaying,
+        signalling: !opt_outs.no_signalling,
+        listed: !opt_outs.stealth,
+    }))
+}
+
+/// What a member does not do, as far as this node knows.
+fn opt_outs(network: &NetworkHandle, peer: PeerId, me: PeerId) -> Result<OptOuts, CliError> {
+    if peer == me {
+        return Ok(network.opt_outs());
+    }
+    let peer_id = peer.to_base58();
+    let mut members = network.members().into_iter();
+    let member = members.find(|m| m.peer_id == peer_id).ok_or_else(|| {
+        let message = format!("{peer_id} is no member of {}", network.name());
+        CliError::usage(message).hint("`anyhop network members NAME` lists them")
+    })?;
+    Ok(OptOuts {
+        no_relaying: member.no_relaying,
+        no_signalling: member.no_signalling,
+        stealth: member.stealth,
+    })
 }
 
 async fn revoke(In(presence): In, body: Body) -> Answer<MemberReport> {
