@@ -32,12 +32,12 @@ use super::{
     Membership,
     membership::{Digest, Merged, Standing},
     statement::{Body, EpochNotice, KeyId, Signer, Statement, StatementError, StatementId},
-    swarm::{Epoch, SWARM_KEY_LEN, SwarmKey},
+    swarm::{Epoch, MAX_OVER, SWARM_KEY_LEN, SwarmKey},
 };
 
-/// Keys kept: the current one, earlier ones by which members return, later ones whose
-/// announcement was overtaken.
-pub const MAX_KEYS: usize = 4;
+/// Keys kept: the current one, and as many earlier ones, by which members return, as a ring
+/// lets in.
+pub const MAX_KEYS: usize = MAX_OVER + 1;
 /// More new statements than this in one message are not passed on, but announced.
 const MAX_PUSHED: usize = 16;
 /// Time in which announcements are gathered.
