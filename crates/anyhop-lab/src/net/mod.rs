@@ -433,6 +433,11 @@ impl VirtualNet {
         self.lock().trace.clone()
     }
 
+    /// Notes from now on which socket sends to which address; [`Trace::captured`] tells.
+    pub fn capture(&self) {
+        self.lock().trace.capture();
+    }
+
     /// Says that nodes are told to send to an address though nobody is there: by hand, as a
     /// test or a user does.
     pub fn allow(&self, ip: impl Into<IpAddr>) {

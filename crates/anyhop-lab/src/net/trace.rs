@@ -1,6 +1,6 @@
 //! What the network counted.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use super::{HostId, Place, packet::Packet};
 use crate::nat::NatDrop;
@@ -90,6 +90,8 @@ pub struct Trace {
     delivered: BTreeMap<(HostId, HostId), Count>,
     carried: BTreeMap<Place, Count>,
     dropped: BTreeMap<(HostId, DropReason), Count>,
+    /// Kept once it is asked for: hosts that try many ports make it large.
+    captured: Option<BTreeMap<(SocketAddr, SocketAddr), Count>>,
 }
 
 impl Trace {
@@ -142,6 +144,17 @@ impl Trace {
         by_reason
     }
 
+    /// From which socket to which address what was handed to the network, since
+    /// [`VirtualNet::capture`](super::VirtualNet::capture).
+    pub fn captured(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr, Count)> {
+        let captured = self.captured.iter().flatten();
+        captured.map(|((from, to), count)| (*from, *to, *count))
+    }
+
+    pub(super) fn capture(&mut self) {
+        self.captured.get_or_insert_default();
+    }
+
     /// What was counted after `earlier`, a snapshot of the same network.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -150,6 +163,10 @@ impl Trace {
             delivered: diff(&self.delivered, &earlier.delivered),
             carried: diff(&self.carried, &earlier.carried),
             dropped: diff(&self.dropped, &earlier.dropped),
+            captured: self.captured.as_ref().map(|now| {
+                let then = earlier.captured.clone().unwrap_or_default();
+                diff(now, &then)
+            }),
         }
     }
 
@@ -164,6 +181,10 @@ impl Trace {
     pub(super) fn on_sent(&mut self, packet: &Packet) {
         let sent = self.sent.entry(packet.origin).or_default();
         sent.add(packet.payload_len());
+        if let Some(captured) = &mut self.captured {
+            let between = captured.entry((packet.src, packet.dst)).or_default();
+            between.add(packet.payload_len());
+        }
     }
 
     pub(super) fn on_delivered(&mut self, packet: &Packet, to: HostId) {
