@@ -2,7 +2,7 @@
 //! be, never in between.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -55,6 +55,35 @@ pub fn create_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(e) => return Err(e),
     }
     sync_dir_of(path)
+}
+
+/// Removes temporary files that a process left in `dir` when it was killed while it wrote
+/// there. For whoever alone may write there.
+///
+/// # Errors
+/// What the system said; those removed so far are gone.
+pub fn remove_stray(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if is_stray(&entry.file_name()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is one that [`create_temp`] makes.
+fn is_stray(name: &OsStr) -> bool {
+    let parts = name.to_str().and_then(|name| {
+        let (name, random) = name
+            .strip_prefix('.')?
+            .strip_suffix(".tmp")?
+            .rsplit_once('.')?;
+        Some(
+            !name.is_empty() && random.len() == 16 && random.bytes().all(|b| b.is_ascii_hexdigit()),
+        )
+    });
+    parts.unwrap_or(false)
 }
 
 fn no_hard_links(e: &io::Error) -> bool {
@@ -179,6 +208,24 @@ mod tests {
         fs::create_dir(&path).unwrap();
         write_atomic(&path, b"x", 0o600).unwrap_err();
         assert_eq!(names_in(dir.path()), ["taken"]);
+    }
+
+    #[test]
+    fn only_what_a_killed_writer_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, stray) = create_temp(&dir.path().join("state"), 0o600).unwrap();
+        let others = [
+            ".hidden",
+            ".state.0123.tmp",
+            "state",
+            "state.0123456789abcdef.tmp",
+        ];
+        for other in others {
+            fs::write(dir.path().join(other), b"x").unwrap();
+        }
+        remove_stray(dir.path()).unwrap();
+        assert!(!stray.exists());
+        assert_eq!(names_in(dir.path()), others);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! lock          held by the daemon (anyhop-os)
 //! control.sock  the daemon's control API, mode 0600
 //! names         names for peers, `name = PeerId` lines
+//! networks/ID/  a private network: `network` (anyhop) and the `listen` addresses
 //! ```
 
 use std::{
@@ -98,6 +99,17 @@ impl StateDir {
             };
             CliError::new(Code::StateDir, e.to_string()).hint(hint)
         })
+    }
+
+    /// Removes what a daemon left that was killed while it wrote. For who holds the lock.
+    pub(crate) fn tidy(&self) {
+        let folders = fs::read_dir(self.0.join("networks"));
+        let folders = folders.into_iter().flatten().flatten();
+        for folder in folders.map(|f| f.path()).chain([self.0.clone()]) {
+            if let Err(e) = anyhop_base::fs::remove_stray(&folder) {
+                tracing::debug!(folder = %folder.display(), "not tidied: {e}");
+            }
+        }
     }
 
     fn names_path(&self) -> PathBuf {

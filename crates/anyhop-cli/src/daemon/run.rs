@@ -29,6 +29,7 @@ pub(crate) async fn run(
     let mut signals = Signals::new()?;
     let socket = state_dir.socket()?;
     let _lock = lock(&state_dir)?;
+    state_dir.tidy();
     let daemon = Arc::new(Daemon {
         keypair: state_dir.keypair()?,
         state_dir,

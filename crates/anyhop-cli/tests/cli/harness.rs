@@ -306,6 +306,11 @@ impl Lines {
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))
     }
 
+    /// Of the lines that are there already, those that contain `what`.
+    pub(crate) fn so_far(&self, what: &str) -> Vec<String> {
+        self.0.try_iter().filter(|l| l.contains(what)).collect()
+    }
+
     /// The next line that contains `what`.
     #[track_caller]
     pub(crate) fn until(&self, what: &str) -> String {
@@ -405,6 +410,12 @@ impl Daemon {
     /// Starts a command on this daemon, with `--json`.
     pub(crate) fn spawn(&self, args: &[&str]) -> Running {
         Running::start(&mut self.json(args))
+    }
+
+    /// Ends it without a warning and hands its state directory back.
+    pub(crate) fn kill(mut self) -> TempDir {
+        self.running.kill();
+        self.dir
     }
 
     /// Stops it in order and hands its state directory back.

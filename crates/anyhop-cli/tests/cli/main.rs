@@ -4,6 +4,7 @@
 mod bench;
 mod forwarding;
 mod harness;
+mod kills;
 mod messages;
 mod networks;
 mod reaching;
