@@ -48,7 +48,11 @@ impl Entry {
         let table = self.current.paths.borrow();
         // While no path is selected, the last one may live again.
         let selected = table.paths.iter().find(|p| p.selected)?;
-        if self.path.as_ref().is_some_and(|told| told.leads_as(selected)) {
+        if self
+            .path
+            .as_ref()
+            .is_some_and(|told| told.leads_as(selected))
+        {
             return None;
         }
         self.path = Some(selected.clone());
