@@ -75,7 +75,7 @@ async fn private(hosts: &[HostHandle], name: &'static str, port: u16) -> Net {
             }
             Some(owner) => {
                 let owner = owner.private_network().unwrap();
-                let invited = owner.invite(InviteOptions::default()).unwrap();
+                let invited = owner.invite(InviteOptions::default()).await.unwrap();
                 PrivateNetwork::join(&invited.invite, None, OptOuts::default())
             }
         };
@@ -173,7 +173,7 @@ async fn networks_of_one_process_under_load_for_a_minute_exchange_nothing() {
     for _ in 0..LOAD.as_secs() / ROTATION.as_secs() {
         sleep(ROTATION).await;
         for owner in networks.iter().filter_map(|n| n.nodes[0].private_network()) {
-            owner.rotate().unwrap();
+            owner.rotate().await.unwrap();
         }
     }
     let sent: u64 = senders.join_all().await.iter().sum();

@@ -79,8 +79,8 @@ impl Lab {
         self.owner.private_network().unwrap()
     }
 
-    fn invite(&self, options: InviteOptions) -> String {
-        self.network().invite(options).unwrap().invite
+    async fn invite(&self, options: InviteOptions) -> String {
+        self.network().invite(options).await.unwrap().invite
     }
 
     async fn cone(&mut self, name: &str) -> Home {
@@ -105,7 +105,7 @@ impl Lab {
     }
 
     async fn member(&mut self, name: &str, nat: NatConfig) -> Home {
-        let invite = self.invite(InviteOptions::default());
+        let invite = self.invite(InviteOptions::default()).await;
         let home = self.invited(name, nat, &invite).await;
         home.network().joined().await.unwrap();
         common::attached(&home.node).await;
@@ -151,7 +151,7 @@ async fn five_members_behind_nats_join_talk_and_rotate() {
     }
     let sessions: Vec<_> = all.iter().map(|n| n.sessions().len()).collect();
     let mut closed: Vec<_> = all.iter().map(|n| n.events()).collect();
-    lab.network().rotate().unwrap();
+    lab.network().rotate().await.unwrap();
     eventually("all have the new epoch", Duration::from_secs(5), || {
         all.iter().all(|n| epoch(n) == 2)
     })
@@ -179,7 +179,7 @@ fn refusal(error: &JoinError) -> RedeemRefusal {
 #[tokio::test(start_paused = true)]
 async fn an_invitation_that_is_used_up_admits_nobody_else() {
     let mut lab = Lab::new(2).await;
-    let invite = lab.invite(InviteOptions::default());
+    let invite = lab.invite(InviteOptions::default()).await;
     let nat = NatConfig::port_restricted_cone;
     let first = lab.invited("first", nat(), &invite).await;
     first.network().joined().await.unwrap();
@@ -197,7 +197,7 @@ async fn an_invitation_whose_time_is_over_is_refused_before_anything_is_sent() {
         lifetime: MINUTE,
         ..InviteOptions::default()
     };
-    let invite = lab.invite(options);
+    let invite = lab.invite(options).await;
     lab.owner.close().await;
     let late = lab
         .invited("late", NatConfig::port_restricted_cone(), &invite)
@@ -209,7 +209,7 @@ async fn an_invitation_whose_time_is_over_is_refused_before_anything_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_forged_invitation_is_noticed_before_anything_is_sent() {
     let lab = Lab::new(4).await;
-    let invite = lab.invite(InviteOptions::default());
+    let invite = lab.invite(InviteOptions::default()).await;
     // The last letter of the text is of its check sum, one in the middle of its content.
     for at in [invite.len() - 2, invite.len() / 2] {
         let mut forged = invite.clone().into_bytes();
@@ -228,7 +228,7 @@ async fn a_person_approves_of_one_and_denies_another() {
         approve: true,
         ..InviteOptions::default()
     };
-    let invite = lab.invite(options);
+    let invite = lab.invite(options).await;
     let nat = NatConfig::port_restricted_cone;
     let mut events = lab.owner.events();
     let one = lab.invited("one", nat(), &invite).await;
@@ -248,14 +248,14 @@ async fn a_person_approves_of_one_and_denies_another() {
     ];
     expected.sort();
     assert_eq!(asked, expected);
-    lab.network().approve(one.peer()).unwrap();
-    lab.network().deny(other.peer()).unwrap();
+    lab.network().approve(one.peer()).await.unwrap();
+    lab.network().deny(other.peer()).await.unwrap();
     one.network().joined().await.unwrap();
     let error = other.network().joined().await.unwrap_err();
     assert_eq!(refusal(&error), RedeemRefusal::Denied);
     assert!(lab.network().requests().is_empty());
     assert!(
-        lab.network().approve(other.peer()).is_err(),
+        lab.network().approve(other.peer()).await.is_err(),
         "decided already"
     );
 }
@@ -266,7 +266,7 @@ async fn a_revoked_member_loses_its_sessions_and_does_not_come_back() {
     let a = lab.cone("a").await;
     let b = lab.cone("b").await;
     exchange(&a.node, &b.node, "while a member").await;
-    lab.network().revoke(b.peer()).unwrap();
+    lab.network().revoke(b.peer()).await.unwrap();
     let (owner, node) = (lab.owner.clone(), a.node.clone());
     eventually(
         "nobody has a session with it",
@@ -295,7 +295,7 @@ async fn a_revoked_member_loses_its_sessions_and_does_not_come_back() {
 async fn a_member_that_was_away_during_a_rotation_gets_the_key_when_it_returns() {
     let mut lab = Lab::new(7).await;
     let dir = tempfile::tempdir().unwrap();
-    let invite = lab.invite(InviteOptions::default());
+    let invite = lab.invite(InviteOptions::default()).await;
     let host = lab.host("a", NatConfig::port_restricted_cone());
     let network = invited(&invite, "a").stored_in(dir.path()).unwrap();
     let key = keypair(77);
@@ -305,7 +305,7 @@ async fn a_member_that_was_away_during_a_rotation_gets_the_key_when_it_returns()
     drop(node);
     // As often as it may be away for.
     for _ in 0..MAX_OVER {
-        lab.network().rotate().unwrap();
+        lab.network().rotate().await.unwrap();
     }
     let now = epoch(&lab.owner);
     tokio::time::sleep(MINUTE).await;
@@ -328,12 +328,12 @@ async fn an_expired_certificate_ends_sessions_and_its_owner_is_told_why() {
     let mut lab = Lab::new(8).await;
     let a = lab.cone("a").await;
     exchange(&a.node, &lab.owner, "in time").await;
-    lab.network().renew(a.peer(), Some(MINUTE)).unwrap();
+    lab.network().renew(a.peer(), Some(MINUTE)).await.unwrap();
     tokio::time::sleep(2 * MINUTE).await;
     assert!(lab.owner.session_info(a.peer()).is_none());
     let error = a.node.connect(lab.owner.peer_id()).await.unwrap_err();
     assert!(error.to_string().contains("has expired"), "{error}");
-    lab.network().renew(a.peer(), None).unwrap();
+    lab.network().renew(a.peer(), None).await.unwrap();
     exchange(&lab.owner, &a.node, "renewed").await;
 }
 
@@ -344,33 +344,44 @@ async fn an_admin_invites_and_what_it_signs_ends_with_its_term() {
         .net
         .public_host("admin", Ipv4Addr::new(203, 0, 113, 2))
         .with_link(link(10));
-    let invite = lab.invite(InviteOptions::default());
+    let invite = lab.invite(InviteOptions::default()).await;
     let key = keypair(50);
     let admin = start(&host, key, invited(&invite, "admin")).await;
     let network = admin.private_network().unwrap();
     network.joined().await.unwrap();
-    assert!(network.invite(InviteOptions::default()).is_err(), "not yet");
-    lab.network().add_admin(admin.peer_id()).unwrap();
+    assert!(
+        network.invite(InviteOptions::default()).await.is_err(),
+        "not yet"
+    );
+    lab.network().add_admin(admin.peer_id()).await.unwrap();
     eventually("appointed", MINUTE, || network.info().role == "admin").await;
-    let invite = network.invite(InviteOptions::default()).unwrap().invite;
+    let invite = network
+        .invite(InviteOptions::default())
+        .await
+        .unwrap()
+        .invite;
     let a = lab
         .invited("a", NatConfig::port_restricted_cone(), &invite)
         .await;
     a.network().joined().await.unwrap();
     network
         .rename(a.peer(), "renamed".parse().unwrap())
+        .await
         .unwrap();
     let owner = lab.owner.clone();
     let known = ["admin", "owner", "renamed"];
     eventually("the owner knows", MINUTE, || names(&owner) == known).await;
-    assert!(network.revoke(lab.owner.peer_id()).is_err());
-    assert!(network.add_admin(a.peer()).is_err(), "only the owner may");
+    assert!(network.revoke(lab.owner.peer_id()).await.is_err());
+    assert!(
+        network.add_admin(a.peer()).await.is_err(),
+        "only the owner may"
+    );
 
-    lab.network().remove_admin(admin.peer_id()).unwrap();
+    lab.network().remove_admin(admin.peer_id()).await.unwrap();
     eventually("removed", MINUTE, || network.info().role == "member").await;
-    assert!(network.rotate().is_err());
+    assert!(network.rotate().await.is_err());
     let unknown = "late".parse().unwrap();
-    assert!(network.rename(a.peer(), unknown).is_err());
+    assert!(network.rename(a.peer(), unknown).await.is_err());
     // What the owner knew of stays, under its own signature.
     eventually("all agree", MINUTE, || {
         [&owner, &admin, &a.node].iter().all(|n| names(n) == known)
@@ -383,8 +394,8 @@ async fn an_admin_invites_and_what_it_signs_ends_with_its_term() {
 async fn a_backup_makes_another_node_the_owner() {
     let mut lab = Lab::new(10).await;
     let a = lab.cone("a").await;
-    assert!(a.network().export("secret").is_err(), "not the owner");
-    let backup = lab.network().export("secret").unwrap();
+    assert!(a.network().export("secret").await.is_err(), "not the owner");
+    let backup = lab.network().export("secret").await.unwrap();
     lab.owner.close().await;
     let key = keypair(60);
     let name = "spare".parse().unwrap();
@@ -398,7 +409,7 @@ async fn a_backup_makes_another_node_the_owner() {
     let handle = spare.private_network().unwrap();
     assert_eq!(handle.info().role, "owner");
     assert_eq!(handle.id(), a.network().id());
-    handle.rotate().unwrap();
+    handle.rotate().await.unwrap();
     assert_eq!(names(&spare), ["a", "owner", "spare"]);
 }
 
@@ -406,7 +417,7 @@ async fn a_backup_makes_another_node_the_owner() {
 async fn a_node_that_leaves_forgets_the_network() {
     let mut lab = Lab::new(11).await;
     let dir = tempfile::tempdir().unwrap();
-    let invite = lab.invite(InviteOptions::default());
+    let invite = lab.invite(InviteOptions::default()).await;
     let host = lab.host("a", NatConfig::port_restricted_cone());
     let network = invited(&invite, "a").stored_in(dir.path()).unwrap();
     let again = invited(&invite, "a").stored_in(dir.path());
@@ -457,7 +468,7 @@ async fn a_member_that_stops_relaying_ends_the_circuits_of_others_and_begins_aga
     let (lab, a, b) = over_the_owner(20).await;
     exchange(&a.node, &b.node, "over the owner").await;
     let (network, owner) = (lab.network(), lab.owner.peer_id());
-    network.set_opt_outs(owner, NO_RELAYING).unwrap();
+    network.set_opt_outs(owner, NO_RELAYING).await.unwrap();
     assert!(!lab.owner.status().relay.enabled);
     let node = a.node.clone();
     eventually("no circuit is left", MINUTE, || {
@@ -468,7 +479,10 @@ async fn a_member_that_stops_relaying_ends_the_circuits_of_others_and_begins_aga
     assert!(error.to_string().contains("no way over relays"), "{error}");
     // Its own sessions are not touched.
     exchange(&a.node, &lab.owner, "still there").await;
-    network.set_opt_outs(owner, OptOuts::default()).unwrap();
+    network
+        .set_opt_outs(owner, OptOuts::default())
+        .await
+        .unwrap();
     assert!(lab.owner.status().relay.enabled);
     exchange(&a.node, &b.node, "over the owner again").await;
 }
@@ -478,28 +492,31 @@ async fn what_a_certificate_says_about_relaying_reaches_the_running_member() {
     let mut lab = Lab::new(21).await;
     let a = lab.cone("a").await;
     assert!(a.node.status().relay.enabled);
-    lab.network().set_opt_outs(a.peer(), NO_RELAYING).unwrap();
+    lab.network()
+        .set_opt_outs(a.peer(), NO_RELAYING)
+        .await
+        .unwrap();
     let node = a.node.clone();
     eventually("it relays no more", MINUTE, || !node.status().relay.enabled).await;
     let listed = lab.network().members();
     let listed = listed.iter().find(|m| m.name == "a").unwrap();
     assert!(listed.no_relaying && !listed.stealth);
     // It cannot take back by itself what is certified, nor be unlisted.
-    let error = a.network().set_opt_outs(a.peer(), OptOuts::default());
+    let error = a.network().set_opt_outs(a.peer(), OptOuts::default()).await;
     assert!(error.is_err());
     let stealth = OptOuts {
         stealth: true,
         ..NO_RELAYING
     };
-    assert!(a.network().set_opt_outs(a.peer(), stealth).is_err());
+    assert!(a.network().set_opt_outs(a.peer(), stealth).await.is_err());
     // Less it can do by itself.
     let less = OptOuts {
         no_signalling: true,
         ..NO_RELAYING
     };
-    a.network().set_opt_outs(a.peer(), less).unwrap();
+    a.network().set_opt_outs(a.peer(), less).await.unwrap();
     assert_eq!(a.network().opt_outs(), less);
-    lab.network().set_opt_outs(a.peer(), stealth).unwrap();
+    lab.network().set_opt_outs(a.peer(), stealth).await.unwrap();
     eventually("it is unlisted", MINUTE, || a.network().opt_outs().stealth).await;
 }
 
@@ -511,7 +528,7 @@ async fn a_member_that_does_not_signal_leads_nobody_to_another() {
         ..OptOuts::default()
     };
     let (network, owner) = (lab.network(), lab.owner.peer_id());
-    network.set_opt_outs(owner, silent).unwrap();
+    network.set_opt_outs(owner, silent).await.unwrap();
     assert!(lab.owner.status().relay.enabled);
     assert!(
         a.node.connect(b.peer()).await.is_err(),
@@ -519,6 +536,9 @@ async fn a_member_that_does_not_signal_leads_nobody_to_another() {
     );
     // Of itself it tells, as ever.
     exchange(&a.node, &lab.owner, "hello").await;
-    network.set_opt_outs(owner, OptOuts::default()).unwrap();
+    network
+        .set_opt_outs(owner, OptOuts::default())
+        .await
+        .unwrap();
     exchange(&a.node, &b.node, "over the owner").await;
 }

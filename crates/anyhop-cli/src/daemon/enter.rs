@@ -358,8 +358,16 @@ fn owner_name() -> MemberName {
     "owner".parse().expect("a valid name")
 }
 
+/// Runs what must not end in the middle because the command left that asked for it.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, CliError> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|e| CliError::new(Code::Failed, format!("the daemon failed: {e}")))
+}
+
 /// Runs what waits for the disk, or computes for long, where that holds nobody up.
-pub(super) async fn blocking<T: Send + 'static>(
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, CliError> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -82,6 +82,13 @@ impl Store {
         }
     }
 
+    /// That nothing was stored, for a reason that is not the system's.
+    pub(crate) fn failed(&self, reason: &str) -> StoreError {
+        let reason = reason.to_owned();
+        let path = self.file();
+        StoreError::Write { path, reason }
+    }
+
     fn file(&self) -> PathBuf {
         self.folder.join(FILE)
     }

@@ -24,11 +24,11 @@ use crate::{
     args::MAX_BODY,
     daemon::{
         Daemon, Presence,
-        enter::{As, blocking},
+        enter::{As, to_the_end},
         join,
         server::upgrade,
     },
-    error::{CliError, Code},
+    error::CliError,
 };
 
 /// All of them.
@@ -108,7 +108,8 @@ async fn invite(In(presence): In, body: Body) -> Answer<Invited> {
         lifetime: Duration::from_secs(ask.expires_s),
         approve: ask.approve,
     };
-    Ok(Json(blocking(move || network.invite(options)).await??))
+    let invite = async move { network.invite(options).await };
+    Ok(Json(to_the_end(invite).await??))
 }
 
 async fn requests(In(presence): In) -> Answer<Vec<RequestInfo>> {
@@ -116,22 +117,24 @@ async fn requests(In(presence): In) -> Answer<Vec<RequestInfo>> {
 }
 
 async fn approve(In(presence): In, body: Body) -> Answer<MemberReport> {
-    decide(&presence, body, NetworkHandle::approve).await
+    decide(&presence, body, true).await
 }
 
 async fn deny(In(presence): In, body: Body) -> Answer<MemberReport> {
-    decide(&presence, body, NetworkHandle::deny).await
+    decide(&presence, body, false).await
 }
 
-async fn decide(
-    presence: &Presence,
-    body: Body,
-    decide: fn(&NetworkHandle, PeerId) -> Result<(), anyhop::NetworkError>,
-) -> Answer<MemberReport> {
+async fn decide(presence: &Presence, body: Body, approve: bool) -> Answer<MemberReport> {
     let ask: PeerAsk = read_ask(body).await?;
     let network = presence.private()?;
     let peer = presence.resolve_request(&network, &ask.peer)?;
-    blocking(move || decide(&network, peer)).await??;
+    let decide = async move {
+        match approve {
+            true => network.approve(peer).await,
+            false => network.deny(peer).await,
+        }
+    };
+    to_the_end(decide).await??;
     Ok(Json(member(presence, peer)))
 }
 
@@ -147,7 +150,7 @@ async fn rename(In(presence): In, body: Body) -> Answer<MemberReport> {
         .name
         .parse()
         .map_err(|e: anyhop::BadMemberName| CliError::usage(e.to_string()))?;
-    blocking(move || network.rename(peer, name)).await??;
+    to_the_end(async move { network.rename(peer, name).await }).await??;
     Ok(Json(member(&presence, peer)))
 }
 
@@ -155,11 +158,13 @@ async fn admin(In(presence): In, body: Body) -> Answer<MemberReport> {
     let ask: AdminAsk = read_ask(body).await?;
     let network = presence.private()?;
     let peer = presence.resolve(&ask.peer)?;
-    let change = move || match ask.admin {
-        true => network.add_admin(peer),
-        false => network.remove_admin(peer),
+    let change = async move {
+        match ask.admin {
+            true => network.add_admin(peer).await,
+            false => network.remove_admin(peer).await,
+        }
     };
-    blocking(change).await??;
+    to_the_end(change).await??;
     Ok(Json(member(&presence, peer)))
 }
 
@@ -179,7 +184,7 @@ async fn set(In(presence): In, body: Body) -> Answer<SetReport> {
         stealth: choose(ask.listed, before.stealth),
     };
     if opt_outs != before {
-        blocking(move || network.set_opt_outs(peer, opt_outs)).await??;
+        to_the_end(async move { network.set_opt_outs(peer, opt_outs).await }).await??;
     }
     Ok(Json(SetReport {
         network: presence.name(),
@@ -213,7 +218,7 @@ async fn revoke(In(presence): In, body: Body) -> Answer<MemberReport> {
     let network = presence.private()?;
     let peer = presence.resolve(&ask.peer)?;
     let before = member(&presence, peer);
-    blocking(move || network.revoke(peer)).await??;
+    to_the_end(async move { network.revoke(peer).await }).await??;
     Ok(Json(MemberReport {
         role: Some("none".to_owned()),
         ..before
@@ -223,14 +228,14 @@ async fn revoke(In(presence): In, body: Body) -> Answer<MemberReport> {
 async fn rotate(In(presence): In, body: Body) -> Answer<RotateReport> {
     let ask: RotateAsk = read_ask(body).await?;
     let network = presence.private()?;
-    let change = move || {
+    let change = async move {
         match ask.every {
             None => {}
-            Some(Every::Never) => network.rotate_every(None)?,
-            Some(Every::Seconds(s)) => network.rotate_every(Some(Duration::from_secs(s)))?,
+            Some(Every::Never) => network.rotate_every(None).await?,
+            Some(Every::Seconds(s)) => network.rotate_every(Some(Duration::from_secs(s))).await?,
         }
         if ask.now {
-            network.rotate()?;
+            network.rotate().await?;
         }
         Ok::<_, anyhop::NetworkError>(RotateReport {
             network: network.name().to_string(),
@@ -238,13 +243,13 @@ async fn rotate(In(presence): In, body: Body) -> Answer<RotateReport> {
             every_s: network.rotates_every().map(|e| e.as_secs()),
         })
     };
-    Ok(Json(blocking(change).await??))
+    Ok(Json(to_the_end(change).await??))
 }
 
 async fn export(In(presence): In, body: Body) -> Answer<BackupReport> {
     let ask: ExportAsk = read_ask(body).await?;
     let network = presence.private()?;
-    let backup = blocking(move || network.export(&ask.passphrase)).await??;
+    let backup = network.export(&ask.passphrase).await?;
     Ok(Json(BackupReport {
         network: presence.name(),
         id: presence.id().to_string(),
@@ -253,10 +258,7 @@ async fn export(In(presence): In, body: Body) -> Answer<BackupReport> {
 }
 
 async fn leave(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<LeaveReport> {
-    // Runs to its end even if the command leaves.
-    let left = tokio::spawn(async move { daemon.leave(&presence).await });
-    let left = left.await;
-    let left = left.map_err(|e| CliError::new(Code::Failed, format!("not left: {e}")))?;
+    let left = to_the_end(async move { daemon.leave(&presence).await }).await?;
     Ok(Json(left?))
 }
 

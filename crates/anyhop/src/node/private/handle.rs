@@ -7,10 +7,12 @@ use anyhop_proto::network::{
     backup,
     invitation::{Invitation, MAX_INVITATION_ADDRESSES},
     membership::{Member, MembershipError},
+    state::NetworkState,
     statement::{Certificate, Issuer, MemberName, Role},
 };
+use tokio::task::spawn_blocking;
 
-use super::{Inner, Joining, Private};
+use super::{Inner, Joining, Private, State};
 use crate::{
     Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind, OptOuts, RequestInfo,
     engine::random_seed, node::Node, private::CERTIFICATE_LIFETIME_S,
@@ -130,6 +132,8 @@ impl NetworkHandle {
         let mut joining = self.private().joining.subscribe();
         let stopped = self.0.stop.cancelled();
         tokio::select! {
+            // What was decided is told even by a node that was closed since.
+            biased;
             end = joining.wait_for(|j| matches!(j, Joining::Joined | Joining::Failed(_))) => {
                 match end.map(|j| j.clone()) {
                     Ok(Joining::Joined) => Ok(()),
@@ -168,7 +172,7 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node may not, or a limit is passed.
-    pub fn invite(&self, options: InviteOptions) -> Result<Invited, NetworkError> {
+    pub async fn invite(&self, options: InviteOptions) -> Result<Invited, NetworkError> {
         let private = self.private();
         let addresses = Node(Arc::clone(&self.0)).reachable_addresses();
         let invited = {
@@ -199,8 +203,8 @@ impl NetworkHandle {
                 uses: options.uses,
             }
         };
-        private.save()?;
-        self.0.use_keys(private);
+        let use_keys = |node: &Arc<Inner>, private: &Private| node.use_keys(private);
+        self.0.store(use_keys).await?;
         Ok(invited)
     }
 
@@ -226,34 +230,36 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When nobody of that id does.
-    pub fn approve(&self, peer: PeerId) -> Result<(), NetworkError> {
-        self.decide(peer, true)
+    pub async fn approve(&self, peer: PeerId) -> Result<(), NetworkError> {
+        self.decide(peer, true).await
     }
 
     /// Sends away who waits.
     ///
     /// # Errors
     /// As [`approve`](Self::approve).
-    pub fn deny(&self, peer: PeerId) -> Result<(), NetworkError> {
-        self.decide(peer, false)
+    pub async fn deny(&self, peer: PeerId) -> Result<(), NetworkError> {
+        self.decide(peer, false).await
     }
 
-    fn decide(&self, peer: PeerId, approved: bool) -> Result<(), NetworkError> {
+    async fn decide(&self, peer: PeerId, approved: bool) -> Result<(), NetworkError> {
         let private = self.private();
         if !private.state().invitations.decide(peer, approved) {
             return Err(NetworkError::NoRequest(peer));
         }
-        private.save()?;
-        private.decided.send_modify(|n| *n += 1);
-        Ok(())
+        let decided = |_: &Arc<Inner>, private: &Private| {
+            private.decided.send_modify(|n| *n += 1);
+        };
+        Ok(self.0.store(decided).await?)
     }
 
     /// Gives a member another name. For the owner and admins.
     ///
     /// # Errors
     /// When this node may not, or the name is taken.
-    pub fn rename(&self, peer: PeerId, name: MemberName) -> Result<(), NetworkError> {
+    pub async fn rename(&self, peer: PeerId, name: MemberName) -> Result<(), NetworkError> {
         self.recertify(peer, |certificate| certificate.name = name)
+            .await
     }
 
     /// Lets a member's certificate end that long from now; a year for `None`. For the owner
@@ -261,12 +267,17 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node may not, or the peer is no member.
-    pub fn renew(&self, peer: PeerId, lifetime: Option<Duration>) -> Result<(), NetworkError> {
+    pub async fn renew(
+        &self,
+        peer: PeerId,
+        lifetime: Option<Duration>,
+    ) -> Result<(), NetworkError> {
         let lifetime_s = lifetime.map_or(CERTIFICATE_LIFETIME_S, |l| l.as_secs());
         let expires_unix_s = self.0.now_unix_s().saturating_add(lifetime_s);
         self.recertify(peer, |certificate| {
             certificate.expires_unix_s = expires_unix_s;
         })
+        .await
     }
 
     /// What this node does not do: by its own will, or by its certificate.
@@ -281,7 +292,7 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node may not, or the peer is no member.
-    pub fn set_opt_outs(&self, peer: PeerId, opt_outs: OptOuts) -> Result<(), NetworkError> {
+    pub async fn set_opt_outs(&self, peer: PeerId, opt_outs: OptOuts) -> Result<(), NetworkError> {
         let private = self.private();
         let signs = self.0.signer(&private.state()).is_ok();
         if peer == self.0.me {
@@ -298,41 +309,44 @@ impl NetworkHandle {
                 }
                 state.opt_outs = opt_outs;
             }
-            private.save()?;
-            self.0.use_opt_outs(private);
+            let use_them = |node: &Arc<Inner>, private: &Private| node.use_opt_outs(private);
+            self.0.store(use_them).await?;
             if !signs {
                 return Ok(());
             }
         }
         self.recertify(peer, |certificate| certificate.opt_outs = opt_outs)
+            .await
     }
 
-    fn recertify(
+    async fn recertify(
         &self,
         peer: PeerId,
         change: impl FnOnce(&mut Certificate),
     ) -> Result<(), NetworkError> {
-        self.0.say(self.private(), |state, issuer| {
+        let certify = |state: &State, issuer| {
             let membership = state.gossip.membership();
             let certificate = membership.certificate(peer).and_then(|s| s.certificate());
             let certificate = certificate.ok_or(MembershipError::NotAMember(peer))?;
             let mut certificate = certificate.clone();
             change(&mut certificate);
             Ok(vec![membership.certify(certificate, issuer)?])
-        })
+        };
+        self.0.say(self.private(), certify).await
     }
 
     /// Appoints a member as an admin. For the owner.
     ///
     /// # Errors
     /// When this node is not the owner, or the peer cannot be one.
-    pub fn add_admin(&self, peer: PeerId) -> Result<(), NetworkError> {
+    pub async fn add_admin(&self, peer: PeerId) -> Result<(), NetworkError> {
         let now_unix_s = self.0.now_unix_s();
-        self.0.say(self.private(), |state, issuer| {
+        let appoint = |state: &State, issuer| {
             owner_only(issuer)?;
             let membership = state.gossip.membership();
             Ok(vec![membership.appoint_admin(peer, now_unix_s)?])
-        })
+        };
+        self.0.say(self.private(), appoint).await
     }
 
     /// Ends an admin's term; it stays a member. Nothing it has signed holds any longer, but
@@ -340,12 +354,13 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node is not the owner, or the peer is no admin.
-    pub fn remove_admin(&self, peer: PeerId) -> Result<(), NetworkError> {
+    pub async fn remove_admin(&self, peer: PeerId) -> Result<(), NetworkError> {
         let now_unix_s = self.0.now_unix_s();
-        self.0.say(self.private(), |state, issuer| {
+        let remove = |state: &State, issuer| {
             owner_only(issuer)?;
             Ok(state.gossip.membership().removal(peer, now_unix_s)?)
-        })
+        };
+        self.0.say(self.private(), remove).await
     }
 
     /// Ends a membership and starts a new epoch, so that the former member's key opens
@@ -354,9 +369,9 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node may not, or the peer is no member.
-    pub fn revoke(&self, peer: PeerId) -> Result<(), NetworkError> {
+    pub async fn revoke(&self, peer: PeerId) -> Result<(), NetworkError> {
         let now_unix_s = self.0.now_unix_s();
-        self.0.say(self.private(), |state, issuer| {
+        let revoke = |state: &State, issuer| {
             let membership = state.gossip.membership();
             let revocation = membership.revocation(peer, issuer, now_unix_s)?;
             let mut bodies = match membership.role(peer) {
@@ -365,8 +380,9 @@ impl NetworkHandle {
             };
             bodies.push(revocation);
             Ok(bodies)
-        })?;
-        self.rotate().map(|_| ())
+        };
+        self.0.say(self.private(), revoke).await?;
+        self.rotate().await.map(|_| ())
     }
 
     /// Starts a new epoch with a new swarm key; returns its number. Members that are
@@ -374,22 +390,22 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node may not.
-    pub fn rotate(&self) -> Result<u32, NetworkError> {
-        self.0.rotate(self.private())
+    pub async fn rotate(&self) -> Result<u32, NetworkError> {
+        self.0.rotate(self.private()).await
     }
 
     /// Has this node start a new epoch that often; never for `None`.
     ///
     /// # Errors
     /// When this node may not, or the setting cannot be stored.
-    pub fn rotate_every(&self, every: Option<Duration>) -> Result<(), NetworkError> {
+    pub async fn rotate_every(&self, every: Option<Duration>) -> Result<(), NetworkError> {
         let private = self.private();
         {
             let mut state = private.state();
             self.0.signer(&state)?;
             state.rotate_every_s = every.map(|e| e.as_secs().max(MIN_ROTATION_S));
         }
-        Ok(private.save()?)
+        Ok(self.0.store(|_, _| {}).await?)
     }
 
     /// How often this node starts a new epoch.
@@ -404,20 +420,15 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// When this node is not the owner.
-    pub fn export(&self, passphrase: &str) -> Result<String, NetworkError> {
+    pub async fn export(&self, passphrase: &str) -> Result<String, NetworkError> {
         let private = self.private();
         let snapshot = private.state().snapshot(&private.charter);
         if snapshot.authority.is_none() {
             return Err(NetworkError::NotTheOwner);
         }
-        let plain = snapshot
-            .encode()
-            .map_err(|e| NetworkError::Unusable(e.to_string()))?;
-        let random = random_seed();
-        let (salt, rest) = random.split_at(backup::SALT_LEN);
-        let salt = salt.try_into().expect("split there");
-        let nonce = rest[..backup::NONCE_LEN].try_into().expect("cut there");
-        Ok(backup::seal(&plain, passphrase, salt, nonce)?)
+        let passphrase = passphrase.to_owned();
+        let sealed = spawn_blocking(move || seal(&snapshot, &passphrase)).await;
+        sealed.unwrap_or_else(|e| Err(NetworkError::Unusable(e.to_string())))
     }
 
     /// Closes the node and forgets the network: certificate, keys, and the authority, if
@@ -427,15 +438,27 @@ impl NetworkHandle {
     /// When the folder cannot be removed.
     pub async fn leave(&self) -> Result<(), NetworkError> {
         Node(Arc::clone(&self.0)).close().await;
-        match &self.private().store {
-            Some(store) => Ok(store.remove()?),
-            None => Ok(()),
-        }
+        let Some(store) = self.private().store.clone() else {
+            return Ok(());
+        };
+        let remove = store.clone();
+        let removed = spawn_blocking(move || remove.remove()).await;
+        Ok(removed.unwrap_or_else(|e| Err(store.failed(&e.to_string())))?)
     }
 }
 
 /// Shortest time between epochs that start by themselves, seconds.
 const MIN_ROTATION_S: u64 = 60;
+
+fn seal(state: &NetworkState, passphrase: &str) -> Result<String, NetworkError> {
+    let plain = state.encode();
+    let plain = plain.map_err(|e| NetworkError::Unusable(e.to_string()))?;
+    let random = random_seed();
+    let (salt, rest) = random.split_at(backup::SALT_LEN);
+    let salt = salt.try_into().expect("split there");
+    let nonce = rest[..backup::NONCE_LEN].try_into().expect("cut there");
+    Ok(backup::seal(&plain, passphrase, salt, nonce)?)
+}
 
 fn owner_only(issuer: Issuer) -> Result<(), NetworkError> {
     match issuer {

@@ -113,7 +113,7 @@ impl Inner {
         match answer.map_err(Attempt::Again)? {
             RedeemAnswer::Admitted { certificate, key } => {
                 let taken = self.take_membership(private, inviter, &certificate, &key);
-                taken.map_err(Attempt::Final)
+                taken.await.map_err(Attempt::Final)
             }
             RedeemAnswer::Refused(refusal) => {
                 Err(Attempt::Final(JoinError::Refused { inviter, refusal }))
@@ -161,7 +161,7 @@ impl Inner {
     }
 
     /// Keeps the certificate and the key, and answers to the key from now on.
-    fn take_membership(
+    async fn take_membership(
         self: &Arc<Self>,
         private: &Private,
         inviter: PeerId,
@@ -185,10 +185,10 @@ impl Inner {
                 .gossip
                 .handle_own(now_unix_s, vec![Arc::new(statement)]);
             state.joining = None;
+            state.unsaved += 1;
         }
-        private.save()?;
+        self.store_and_tell().await?;
         self.use_keys(private);
-        self.drain_gossip(private);
         Ok(())
     }
 }

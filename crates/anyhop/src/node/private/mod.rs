@@ -5,9 +5,10 @@
 //!   that first ([`join`]).
 //! - **Steady state**: a new connection is admitted before it becomes a session ([`admit`]),
 //!   sessions carry gossip ([`spread`]), inviters serve who was invited ([`redeem`]).
-//! - **Failure**: who is no member any more loses its sessions. What must not be lost is on
-//!   the disk before anybody hears of it: keys, uses of invitations. Statements of others
-//!   follow within [`SAVE_DELAY`], for others have them.
+//! - **Failure**: who is no member any more loses its sessions. What this node signs, the keys
+//!   that it makes and the uses of its invitations are on the disk before anybody hears of
+//!   them ([`Inner::store`]), written where that holds up no other task. What others know,
+//!   too, follows: keys at once, statements within [`SAVE_DELAY`].
 
 mod admit;
 mod handle;
@@ -31,6 +32,7 @@ use anyhop_proto::network::{
 };
 use tokio::{
     sync::{Notify, Semaphore, watch},
+    task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 
@@ -92,6 +94,8 @@ struct State {
     rotate_every_s: Option<u64>,
     /// Something is to be stored, not before this.
     save_at: Option<Instant>,
+    /// What this node has said and is not on the disk yet. Nothing is told meanwhile.
+    unsaved: usize,
 }
 
 impl State {
@@ -131,6 +135,7 @@ impl Private {
                 opt_outs: state.opt_outs,
                 rotate_every_s: state.rotate_every_s,
                 save_at: None,
+                unsaved: 0,
             }),
             changed: Notify::new(),
             decided: watch::Sender::default(),
@@ -158,10 +163,13 @@ impl Private {
     }
 
     fn save_soon(&self) {
+        self.save_within(SAVE_DELAY);
+    }
+
+    fn save_within(&self, delay: Duration) {
+        let latest = Instant::now() + delay;
         let mut state = self.state();
-        state
-            .save_at
-            .get_or_insert_with(|| Instant::now() + SAVE_DELAY);
+        state.save_at = Some(state.save_at.map_or(latest, |at| at.min(latest)));
         drop(state);
         self.changed.notify_one();
     }
@@ -210,17 +218,17 @@ impl Inner {
             self.drain_gossip(private);
             if now >= look {
                 look = now + LOOK;
-                self.look_at_private(private);
+                self.look_at_private(private).await;
             }
             let save_due = private.state().save_at.is_some_and(|at| at <= now);
-            if save_due && let Err(e) = private.save() {
+            if save_due && let Err(e) = self.store(|_, _| {}).await {
                 tracing::warn!(error = %e, "what is known of the network is not stored");
             }
         }
     }
 
     /// Certificates, invitations and epochs end by the time that passes.
-    fn look_at_private(self: &Arc<Self>, private: &Private) {
+    async fn look_at_private(self: &Arc<Self>, private: &Private) {
         let now_unix_s = self.now_unix_s();
         let forgotten = private.state().invitations.forget_expired(now_unix_s);
         if forgotten {
@@ -239,7 +247,7 @@ impl Inner {
             let every = state.rotate_every_s;
             every.is_some_and(|every| since.saturating_add(every) <= now_unix_s)
         };
-        if due && let Err(e) = self.rotate(private) {
+        if due && let Err(e) = self.rotate(private).await {
             tracing::warn!(error = %e, "no new epoch was started");
         }
     }
@@ -293,8 +301,41 @@ impl Inner {
         }
     }
 
+    /// Stores what was changed and then does `then`, both on a thread where that holds nobody
+    /// up, and to the end even if the caller does not wait for it.
+    async fn store(
+        self: &Arc<Self>,
+        then: impl FnOnce(&Arc<Self>, &Private) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let node = Arc::clone(self);
+        let work = move || {
+            let Some(private) = &node.private else {
+                return Ok(());
+            };
+            let saved = node.span.in_scope(|| private.save());
+            node.span.in_scope(|| then(&node, private));
+            saved
+        };
+        let store = self.private.as_ref().and_then(|p| p.store.as_ref());
+        let Some(store) = store else {
+            return work();
+        };
+        let done = spawn_blocking(work).await;
+        done.unwrap_or_else(|e| Err(store.failed(&e.to_string())))
+    }
+
+    /// Stores what this node has said, and lets others hear of it then. `State::unsaved` was
+    /// counted up with the change.
+    async fn store_and_tell(self: &Arc<Self>) -> Result<(), StoreError> {
+        let tell = |node: &Arc<Self>, private: &Private| {
+            private.state().unsaved -= 1;
+            node.drain_gossip(private);
+        };
+        self.store(tell).await
+    }
+
     /// Signs as this node may, in the order given; stored and told when this returns.
-    fn say(
+    async fn say(
         self: &Arc<Self>,
         private: &Private,
         make: impl FnOnce(&State, Issuer) -> Result<Vec<Body>, NetworkError>,
@@ -309,10 +350,9 @@ impl Inner {
                 signed.push(Arc::new(Statement::sign(body, &signer, &private.charter)?));
             }
             state.gossip.handle_own(self.now_unix_s(), signed);
+            state.unsaved += 1;
         }
-        let saved = private.save();
-        self.drain_gossip(private);
-        Ok(saved?)
+        Ok(self.store_and_tell().await?)
     }
 
     fn signer(&self, state: &State) -> Result<Signer, NetworkError> {
@@ -324,16 +364,16 @@ impl Inner {
     }
 
     /// Starts a new epoch.
-    fn rotate(self: &Arc<Self>, private: &Private) -> Result<u32, NetworkError> {
+    async fn rotate(self: &Arc<Self>, private: &Private) -> Result<u32, NetworkError> {
         let epoch = {
             let mut state = private.state();
             let signer = self.signer(&state)?;
             let secret = crate::engine::random_seed();
-            state.gossip.rotate(self.now_unix_s(), &signer, secret)?
+            let epoch = state.gossip.rotate(self.now_unix_s(), &signer, secret)?;
+            state.unsaved += 1;
+            epoch
         };
-        let saved = private.save();
-        self.drain_gossip(private);
-        saved?;
+        self.store_and_tell().await?;
         Ok(epoch.0)
     }
 

@@ -70,12 +70,12 @@ impl Inner {
                     .redeem(now_unix_s, peer, &redeem, &channel.secret)
             };
             match verdict {
-                Verdict::Admit => break self.admit(private, peer, &redeem),
+                Verdict::Admit => break self.admit(private, peer, &redeem).await,
                 Verdict::Refuse(refusal) => break RedeemAnswer::Refused(refusal),
                 Verdict::Wait => {
                     if !told {
                         told = true;
-                        self.note_request(private, peer, &redeem);
+                        self.note_request(peer, &redeem).await;
                         let waiting = RedeemAnswer::Waiting.encode();
                         send.write_all(&waiting).await.map_err(|e| e.to_string())?;
                     }
@@ -99,8 +99,8 @@ impl Inner {
         Ok(())
     }
 
-    fn note_request(&self, private: &Private, peer: PeerId, redeem: &Redeem) {
-        if let Err(e) = private.save() {
+    async fn note_request(self: &Arc<Self>, peer: PeerId, redeem: &Redeem) {
+        if let Err(e) = self.store(|_, _| {}).await {
             tracing::warn!(error = %e, "a request to join is not stored");
         }
         let name = redeem.name.as_ref().map(ToString::to_string);
@@ -111,8 +111,13 @@ impl Inner {
     }
 
     /// Certifies who has redeemed an invitation, or finds the certificate it has already.
-    fn admit(self: &Arc<Self>, private: &Private, peer: PeerId, redeem: &Redeem) -> RedeemAnswer {
-        match self.certify_invited(private, peer, redeem) {
+    async fn admit(
+        self: &Arc<Self>,
+        private: &Private,
+        peer: PeerId,
+        redeem: &Redeem,
+    ) -> RedeemAnswer {
+        match self.certify_invited(private, peer, redeem).await {
             Ok(answer) => answer,
             Err(e) => {
                 tracing::warn!(%peer, error = %e, "who was invited cannot be admitted");
@@ -121,7 +126,7 @@ impl Inner {
         }
     }
 
-    fn certify_invited(
+    async fn certify_invited(
         self: &Arc<Self>,
         private: &Private,
         peer: PeerId,
@@ -133,18 +138,21 @@ impl Inner {
             state.gossip.membership().standing(peer, now_unix_s)
         };
         match standing {
-            Standing::Member => private.save()?,
+            Standing::Member => self.store(|_, _| {}).await?,
             // It has redeemed the invitation before, and what came of that has ended.
             Standing::Revoked | Standing::Expired => {
                 let denied = RedeemAnswer::Refused(RedeemRefusal::Denied);
-                private.save()?;
+                self.store(|_, _| {}).await?;
                 return Ok(denied);
             }
-            Standing::Unknown => self.say(private, |state, issuer| {
-                let certificate = invited(state, peer, redeem, now_unix_s);
-                let membership = state.gossip.membership();
-                Ok(vec![membership.certify(certificate, issuer)?])
-            })?,
+            Standing::Unknown => {
+                let certify = |state: &State, issuer| {
+                    let certificate = invited(state, peer, redeem, now_unix_s);
+                    let membership = state.gossip.membership();
+                    Ok(vec![membership.certify(certificate, issuer)?])
+                };
+                self.say(private, certify).await?;
+            }
         }
         let state = private.state();
         let certificate = state.gossip.membership().certificate(peer);

@@ -69,8 +69,12 @@ impl Inner {
         }
     }
 
-    /// Does what the machine says: stores, answers to other keys, tells others.
+    /// Does what the machine says: has it stored, answers to other keys, tells others.
     pub(super) fn drain_gossip(self: &Arc<Self>, private: &Private) {
+        if private.state().unsaved > 0 {
+            // Whoever stores that does this then.
+            return;
+        }
         let (mut changed, mut key) = (false, None);
         loop {
             let Some(event) = private.state().gossip.poll_event() else {
@@ -82,9 +86,7 @@ impl Inner {
             }
         }
         if let Some(key) = key {
-            if let Err(e) = private.save() {
-                tracing::warn!(error = %e, "the new swarm key is not stored");
-            }
+            private.save_within(Duration::ZERO);
             self.use_keys(private);
             let epoch = key.epoch().0;
             self.emit(Event::EpochChanged { epoch });
