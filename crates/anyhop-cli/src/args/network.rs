@@ -14,6 +14,10 @@ use crate::{
 /// How long an invitation lives unless something else is said.
 const INVITATION_LIFETIME: &str = "1d";
 
+/// Shortest time between epochs that start by themselves, seconds. The library lengthens
+/// shorter ones, which nobody would have asked for.
+const MIN_ROTATION_S: u64 = 60;
+
 /// `network`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
@@ -300,7 +304,10 @@ fn parse_time(text: &str) -> Result<u64, String> {
 fn parse_every(text: &str) -> Result<Every, String> {
     match text {
         "never" => Ok(Every::Never),
-        time => Ok(Every::Seconds(parse_time(time)?)),
+        time => match parse_time(time)? {
+            seconds @ MIN_ROTATION_S.. => Ok(Every::Seconds(seconds)),
+            _ => Err(format!("an epoch lasts {MIN_ROTATION_S}s or more")),
+        },
     }
 }
 
@@ -333,5 +340,6 @@ mod tests {
         }
         assert_eq!(parse_every("never"), Ok(Every::Never));
         assert_eq!(parse_every("1h"), Ok(Every::Seconds(3600)));
+        assert!(parse_every("59s").is_err());
     }
 }

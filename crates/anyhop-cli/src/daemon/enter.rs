@@ -100,7 +100,8 @@ impl Daemon {
                 Named::Public(name) => (name.to_string(), self.enter_public(name).await),
                 Named::Private(network) => {
                     let name = network.name().to_string();
-                    (name, self.enter_private(*network).await)
+                    let further = self.settings.further();
+                    (name, self.enter_stored(*network, further).await)
                 }
             };
             if let Err(error) = entered {
@@ -127,13 +128,6 @@ impl Daemon {
         self.enter(Config { network, ..further }).await
     }
 
-    async fn enter_private(
-        self: &Arc<Self>,
-        network: PrivateNetwork,
-    ) -> Result<Arc<Presence>, CliError> {
-        self.enter_stored(network, self.settings.further()).await
-    }
-
     /// Enters a network of the state directory, at the ports that it had.
     async fn enter_stored(
         self: &Arc<Self>,
@@ -158,6 +152,29 @@ impl Daemon {
         if kept.is_empty() {
             listen::write(&folder, &listen::ports(&node))?;
         }
+        self.settle(node)
+    }
+
+    /// Enters a network that was not there, at these addresses if any are given.
+    async fn enter_first(
+        self: &Arc<Self>,
+        network: PrivateNetwork,
+        at: &[SocketAddr],
+    ) -> Result<Arc<Presence>, CliError> {
+        let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
+        let mut config = self.settings.further();
+        config.private = Some(network);
+        if !at.is_empty() {
+            config.listen = at.to_vec();
+        }
+        let node = self.start(config).await?;
+        let ports = listen::ports(&node);
+        let kept = match at.is_empty() {
+            true => ports,
+            // The addresses as they were given, with the ports that they got.
+            false => listen::choose(&ports, at),
+        };
+        listen::write(&folder, &kept)?;
         self.settle(node)
     }
 
@@ -227,7 +244,13 @@ impl Daemon {
         let network = PrivateNetwork::join(invite, how.name.clone(), how.opt_outs)?;
         match self.networks.get(network.id()) {
             Some(presence) if presence.is_joining() => Ok(presence),
-            _ => self.enter_new(network, how).await,
+            Some(presence) => {
+                let name = presence.name();
+                let message = format!("this node is in the network {name} already");
+                Err(CliError::new(Code::Refused, message)
+                    .hint("`anyhop network show NAME` tells as what; leave it first to join anew"))
+            }
+            None => self.enter_new(network, how).await,
         }
     }
 
@@ -240,13 +263,7 @@ impl Daemon {
         let dir = self.state_dir.path().to_owned();
         let folder = PrivateNetwork::folder(&dir, network.id());
         let network = blocking(move || network.stored_in(&dir)).await??;
-        let entered = async {
-            if !how.listen.is_empty() {
-                listen::write(&folder, &how.listen)?;
-            }
-            self.enter_private(network).await
-        };
-        match entered.await {
+        match self.enter_first(network, &how.listen).await {
             Ok(presence) => {
                 self.teller.entered(&presence);
                 Ok(presence)

@@ -238,7 +238,7 @@ fn event_text(event: &Event) -> String {
         Event::JoinRequested { peer, name } => {
             format!("{peer} asks to join as {name:?}: `anyhop network approve` or `deny`")
         }
-        Event::MembersChanged => "something was said about members".to_owned(),
+        Event::MembersChanged => "members, or what is known of them, changed".to_owned(),
         Event::EpochChanged { epoch } => format!("epoch {epoch} has begun"),
         other => format!("{other:?}"),
     }

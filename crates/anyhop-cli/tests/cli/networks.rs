@@ -57,6 +57,22 @@ fn two() -> (Daemon, Daemon) {
 #[test]
 fn a_network_is_founded_joined_administered_and_left() {
     let owner = Daemon::start(&[]);
+    founds(&owner);
+    let text = invite(
+        &owner,
+        "lab",
+        &["--uses", "2", "--expires", "1h", "--approve"],
+    );
+    let member = Daemon::start(&[]);
+    approves(&owner, &member, &text);
+    denies(&owner, &text);
+    know_each_other_by_name(&owner, &member);
+    administer(&owner, &member);
+    revokes_and_leaves(&owner, &member);
+}
+
+#[track_caller]
+fn founds(owner: &Daemon) {
     let created = owner.command(&["network", "create", "lab"]).ok().json();
     assert_eq!(keys(&created), ["addresses", "id", "network"]);
     assert_eq!(created["network"], "lab");
@@ -69,17 +85,15 @@ fn a_network_is_founded_joined_administered_and_left() {
         (&"private".into(), &"owner".into())
     );
     assert_eq!(show["addresses"], created["addresses"]);
+}
 
-    // A person approves.
-    let member = Daemon::start(&[]);
-    let text = invite(
-        &owner,
-        "lab",
-        &["--uses", "2", "--expires", "1h", "--approve"],
-    );
-    let joining = member.spawn(&["network", "join", &text, "--name", "bob"]);
-    let requests = ["network", "requests", "lab"];
-    let waiting = until(&owner, &requests, "a request", |r| {
+const REQUESTS: [&str; 3] = ["network", "requests", "lab"];
+const SHOW: [&str; 3] = ["network", "show", "lab"];
+
+#[track_caller]
+fn approves(owner: &Daemon, member: &Daemon, text: &str) {
+    let joining = member.spawn(&["network", "join", text, "--name", "bob"]);
+    let waiting = until(owner, &REQUESTS, "a request", |r| {
         r.as_array().is_some_and(|r| r.len() == 1)
     });
     assert_eq!(waiting[0]["peer_id"], member.peer_id.as_str());
@@ -93,11 +107,13 @@ fn a_network_is_founded_joined_administered_and_left() {
     let joined = joining.finish().ok().json();
     assert_eq!(keys(&joined), ["network", "peer_id"]);
     assert_eq!(joined["peer_id"], member.peer_id.as_str());
+}
 
-    // Another one is sent away.
+#[track_caller]
+fn denies(owner: &Daemon, text: &str) {
     let other = Daemon::start(&[]);
-    let denied = other.spawn(&["network", "join", &text]);
-    until(&owner, &requests, "another request", |r| {
+    let denied = other.spawn(&["network", "join", text]);
+    until(owner, &REQUESTS, "another request", |r| {
         r.as_array().is_some_and(|r| r.len() == 1)
     });
     owner
@@ -107,8 +123,10 @@ fn a_network_is_founded_joined_administered_and_left() {
     until(&other, &["network", "list"], "it is forgotten", |n| {
         n.as_array().is_some_and(|n| n.len() == 1)
     });
+}
 
-    // Members are known by name.
+#[track_caller]
+fn know_each_other_by_name(owner: &Daemon, member: &Daemon) {
     let members = list(&owner.command(&["network", "members", "lab"]).ok());
     for key in ["peer_id", "name", "role", "online", "expires"] {
         assert!(
@@ -127,7 +145,7 @@ fn a_network_is_founded_joined_administered_and_left() {
         .ok();
     assert_eq!(renamed.json()["name"], "carl");
     until(
-        &member,
+        member,
         &["network", "members", "lab"],
         "the new name",
         |m| m.to_string().contains("carl"),
@@ -141,20 +159,22 @@ fn a_network_is_founded_joined_administered_and_left() {
         .command(&["recv", "--network", "lab", "--count", "1"])
         .ok();
     assert_eq!(got.json_lines()[0]["body"], "hi");
+}
 
-    // An ordinary member administers nothing, an admin does.
+/// An ordinary member administers nothing, an admin does.
+#[track_caller]
+fn administer(owner: &Daemon, member: &Daemon) {
     let refused = member.command(&["network", "invite", "lab"]).error(6);
     assert_eq!(refused["code"], "refused");
     let admin = owner
         .command(&["network", "admin", "lab", "add", "carl"])
         .ok();
     assert_eq!(admin.json()["role"], "admin");
-    let show = ["network", "show", "lab"];
-    until(&member, &show, "it is an admin", |s| s["role"] == "admin");
-    invite(&member, "lab", &[]);
+    until(member, &SHOW, "it is an admin", |s| s["role"] == "admin");
+    invite(member, "lab", &[]);
     let rotated = member.command(&["network", "rotate", "lab"]).ok().json();
     assert_eq!(rotated["epoch"], 2);
-    until(&owner, &show, "the new epoch", |s| epoch_of(s) == 2);
+    until(owner, &SHOW, "the new epoch", |s| epoch_of(s) == 2);
     let every = owner
         .command(&["network", "rotate", "lab", "--every", "7d"])
         .ok();
@@ -166,10 +186,11 @@ fn a_network_is_founded_joined_administered_and_left() {
     owner
         .command(&["network", "admin", "lab", "remove", "carl"])
         .ok();
-    until(&member, &show, "its term is over", |s| {
-        s["role"] == "member"
-    });
+    until(member, &SHOW, "its term is over", |s| s["role"] == "member");
+}
 
+#[track_caller]
+fn revokes_and_leaves(owner: &Daemon, member: &Daemon) {
     owner.command(&["network", "revoke", "lab", "carl"]).ok();
     let members = list(&owner.command(&["network", "members", "lab"]).ok());
     assert_eq!(members.len(), 1, "{members:?}");
@@ -185,14 +206,14 @@ fn a_network_is_founded_joined_administered_and_left() {
     ]);
     unreachable.error(1);
 
-    for daemon in [&owner, &member] {
+    for daemon in [owner, member] {
         let left = daemon.command(&["network", "leave", "lab"]).ok().json();
         assert_eq!(
             (&left["network"], &left["default"]),
             (&"lab".into(), &"main".into())
         );
         assert_eq!(daemon.command(&["status"]).ok().json()["network"], "main");
-        let error = daemon.command(&show).error(10);
+        let error = daemon.command(&SHOW).error(10);
         assert_eq!(error["code"], "no_network");
     }
 }
@@ -273,6 +294,25 @@ fn private_networks_come_back_at_the_same_ports_when_the_daemon_starts() {
     let left = owner.command(&["network", "leave", "lab"]).ok().json();
     assert_eq!(left["default"], "main");
     assert_eq!(owner.command(&["status"]).ok().json()["network"], "main");
+}
+
+#[test]
+fn a_network_listens_where_it_is_told_from_then_on_or_is_not_there() {
+    let daemon = Daemon::start(&[]);
+    let taken = daemon.addresses[0].split('/').nth(4).expect("a port");
+    let taken = format!("127.0.0.1:{taken}");
+    let create = |at: &str| daemon.command(&["network", "create", "lab", "--listen", at]);
+    let error = create(&taken).error(1);
+    assert!(string(&error["message"]).contains(&taken), "{error}");
+    let networks = list(&daemon.command(&["network", "list"]).ok());
+    assert_eq!(networks.len(), 1, "{networks:?}");
+    let created = create("127.0.0.2:0").ok().json();
+    let address = string(&created["addresses"][0]);
+    assert!(address.starts_with("/ip4/127.0.0.2/udp/"), "{address}");
+    let dir = daemon.stop();
+    let daemon = Daemon::start_in(dir, &[]);
+    let show = daemon.command(&["network", "show", "lab"]).ok().json();
+    assert_eq!(show["addresses"], created["addresses"]);
 }
 
 #[test]

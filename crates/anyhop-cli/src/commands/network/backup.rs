@@ -8,6 +8,7 @@ use std::{
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
+use tokio::{signal::ctrl_c, task::spawn_blocking};
 
 use super::{Context, founded};
 use crate::{
@@ -38,7 +39,7 @@ pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<(), Cl
         return Err(CliError::new(Code::Refused, message)
             .hint("`anyhop network list` tells which networks are this node's own"));
     }
-    let passphrase = read_passphrase(&args.passphrase, true)?;
+    let passphrase = read_passphrase(&args.passphrase, true).await?;
     let ask = ExportAsk { passphrase };
     let report: BackupReport = context.client().post("/v1/network/export", &ask).await?;
     let Some(file) = &args.out else {
@@ -65,7 +66,7 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), Cl
     let backup = read_backup(&args.file)?;
     let ask = ImportAsk {
         backup,
-        passphrase: read_passphrase(&args.passphrase, false)?,
+        passphrase: read_passphrase(&args.passphrase, false).await?,
         membership: Membership {
             name: Some(args.name.to_string()),
             listen: args.listen,
@@ -94,10 +95,10 @@ fn read_backup(file: &Path) -> Result<String, CliError> {
 }
 
 /// A passphrase, never from the arguments, which everybody on the host can see.
-fn read_passphrase(arg: &PassphraseArg, twice: bool) -> Result<String, CliError> {
+async fn read_passphrase(arg: &PassphraseArg, twice: bool) -> Result<String, CliError> {
     let passphrase = match &arg.passphrase_file {
         Some(file) => from_file(file)?,
-        None => from_terminal(twice)?,
+        None => from_terminal(twice).await?,
     };
     if passphrase.is_empty() {
         return Err(
@@ -123,33 +124,39 @@ fn from_file(file: &Path) -> Result<String, CliError> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn from_terminal(twice: bool) -> Result<String, CliError> {
+async fn from_terminal(twice: bool) -> Result<String, CliError> {
     if !io::stdin().is_terminal() {
         return Err(
             CliError::usage("there is no terminal to ask for a passphrase on")
                 .hint("give a file with it: --passphrase-file FILE"),
         );
     }
-    let first = ask("Passphrase: ")?;
-    if twice && ask("The same again: ")? != first {
+    let first = ask("Passphrase: ").await?;
+    if twice && ask("The same again: ").await? != first {
         return Err(CliError::usage("the two passphrases differ"));
     }
     Ok(first)
 }
 
-/// Asks on the terminal without showing what is typed.
-fn ask(prompt: &str) -> Result<String, CliError> {
+/// Asks on the terminal without showing what is typed. Ctrl-C leaves it as it was.
+async fn ask(prompt: &str) -> Result<String, CliError> {
     let failed =
         |e: io::Error| CliError::new(Code::Failed, format!("cannot ask on the terminal: {e}"));
     eprint!("{prompt}");
     io::stderr().flush().map_err(failed)?;
     let quiet = Quiet::new().map_err(|e| failed(e.into()))?;
-    let mut line = String::new();
-    let mut stdin = io::stdin().lock().take(MAX_PASSPHRASE);
-    let read = stdin.read_line(&mut line);
+    let read = spawn_blocking(|| {
+        let mut line = String::new();
+        let mut stdin = io::stdin().lock().take(MAX_PASSPHRASE);
+        stdin.read_line(&mut line).map(|_| line)
+    });
+    let line = tokio::select! {
+        read = read => read.unwrap_or_else(|e| Err(io::Error::other(e))),
+        _ = ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
+    };
     drop(quiet);
     eprintln!();
-    read.map_err(failed)?;
+    let line = line.map_err(failed)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
