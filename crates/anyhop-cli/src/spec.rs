@@ -71,7 +71,7 @@ impl PeerSpec {
                 "{:?} is no PeerId, no name, and no part of a known peer's id",
                 self.0
             ))
-            .hint("give the full PeerId, as `anyhop id` prints it there, or a name from `anyhop name list`")),
+            .hint("give the full PeerId, as `anyhop id` prints it there, a name from `anyhop name list`, or a member's name with --network")),
             _ => Err(self.ambiguous(&mut matches)),
         }
     }

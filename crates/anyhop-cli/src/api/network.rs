@@ -63,6 +63,9 @@ pub(crate) struct Membership {
     /// Where to listen; empty for any port where `up` listens.
     #[serde(default)]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Where to serve WebSockets.
+    #[serde(default)]
+    pub(crate) listen_ws: Vec<SocketAddr>,
     /// Forwards nothing for others.
     #[serde(default)]
     pub(crate) no_relaying: bool,

@@ -75,13 +75,24 @@ pub(crate) struct NamePeerArgs {
     pub(crate) peer: PeerSpec,
 }
 
-/// How this node is to be a member.
+/// Where this node listens in a network.
 #[derive(Debug, Args)]
-pub(crate) struct MembershipArgs {
-    /// Address to listen on in this network, once for IPv4 and once for IPv6
+pub(crate) struct ListenArgs {
+    /// UDP address to listen on in this network, once for IPv4 and once for IPv6
     /// [default: any port, kept from then on, where `up` listens]
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// TCP address to serve WebSockets on in this network, for members whose UDP is blocked;
+    /// may be given several times. With the certificate and site that `up` was told
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen_ws: Vec<SocketAddr>,
+}
+
+/// How this node is to be a member.
+#[derive(Debug, Args)]
+pub(crate) struct MembershipArgs {
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
     /// Forward nothing for other members
     #[arg(long)]
     pub(crate) no_relaying: bool,
@@ -98,7 +109,8 @@ impl MembershipArgs {
     pub(crate) fn ask(self, name: Option<MemberName>) -> Membership {
         Membership {
             name: name.map(|n| n.to_string()),
-            listen: self.listen,
+            listen: self.listen.listen,
+            listen_ws: self.listen.listen_ws,
             no_relaying: self.no_relaying,
             no_signalling: self.no_signalling,
             stealth: self.stealth,
@@ -276,9 +288,8 @@ pub(crate) struct ImportArgs {
     /// This node's name among the members, if it was none yet
     #[arg(long, value_name = "N", default_value = "owner")]
     pub(crate) name: MemberName,
-    /// Address to listen on in this network, once for IPv4 and once for IPv6
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) listen: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseArg,
 }

@@ -6,14 +6,17 @@
 //! - **Failure**: a network that does not start is told, and does not keep the others from
 //!   it. One that does not admit this node is forgotten.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use anyhop::{
     Config, JoinError, MemberName, NetworkName, Node, OptOuts, PrivateNetwork, StartError,
     WebSocketConfig,
 };
 
-use super::{Daemon, Presence, listen};
+use super::{
+    Daemon, Presence,
+    listen::{self, Addresses},
+};
 use crate::{
     api::network::LeaveReport,
     error::{CliError, Code},
@@ -38,8 +41,8 @@ impl Settings {
             listen: config.listen.iter().map(any_port).collect(),
             bootstrap: Vec::new(),
             websocket: WebSocketConfig {
-                proxies: config.websocket.proxies.clone(),
-                ..WebSocketConfig::default()
+                listen: Vec::new(),
+                ..config.websocket
             },
             network: NetworkName::default(),
             private: None,
@@ -60,8 +63,8 @@ pub(super) struct As {
     /// The name among the members.
     pub(super) name: Option<MemberName>,
     pub(super) opt_outs: OptOuts,
-    /// Where to listen; empty for where `up` says.
-    pub(super) listen: Vec<SocketAddr>,
+    /// Where to listen; no UDP address for where `up` says.
+    pub(super) listen: Addresses,
 }
 
 impl Daemon {
@@ -136,12 +139,15 @@ impl Daemon {
     ) -> Result<Arc<Presence>, CliError> {
         let name = network.name().to_string();
         let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
-        let kept = listen::read(&folder)?;
+        let kept = Addresses::read(&folder)?;
         let told = std::mem::take(&mut config.listen);
-        config.listen = listen::choose(&kept, &told);
+        config.listen = listen::choose(&kept.udp, &told);
+        if config.websocket.listen.is_empty() {
+            config.websocket.listen.clone_from(&kept.websocket);
+        }
         config.private = Some(network);
         let node = match self.start(config.clone()).await {
-            Err(e @ StartError::Bind { .. }) if !kept.is_empty() => {
+            Err(e @ StartError::Bind { .. }) if !kept.udp.is_empty() => {
                 let error = CliError::from(e).context("its ports are taken, so that others are");
                 self.teller.network_failed(&name, &error);
                 config.listen = told;
@@ -149,32 +155,40 @@ impl Daemon {
             }
             started => started?,
         };
-        if kept.is_empty() {
-            listen::write(&folder, &listen::ports(&node))?;
-        }
-        self.settle(node)
+        let keep = kept.udp.is_empty();
+        let keep = keep.then(|| Addresses::of(&node, &kept));
+        self.settle_in(node, &folder, keep).await
     }
 
     /// Enters a network that was not there, at these addresses if any are given.
     async fn enter_first(
         self: &Arc<Self>,
         network: PrivateNetwork,
-        at: &[SocketAddr],
+        at: &Addresses,
     ) -> Result<Arc<Presence>, CliError> {
         let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
         let mut config = self.settings.further();
         config.private = Some(network);
-        if !at.is_empty() {
-            config.listen = at.to_vec();
+        config.websocket.listen.clone_from(&at.websocket);
+        if !at.udp.is_empty() {
+            config.listen.clone_from(&at.udp);
         }
         let node = self.start(config).await?;
-        let ports = listen::ports(&node);
-        let kept = match at.is_empty() {
-            true => ports,
-            // The addresses as they were given, with the ports that they got.
-            false => listen::choose(&ports, at),
-        };
-        listen::write(&folder, &kept)?;
+        let keep = Addresses::of(&node, at);
+        self.settle_in(node, &folder, Some(keep)).await
+    }
+
+    /// Has commands find a node, and the next start its addresses.
+    async fn settle_in(
+        self: &Arc<Self>,
+        node: Node,
+        folder: &Path,
+        keep: Option<Addresses>,
+    ) -> Result<Arc<Presence>, CliError> {
+        if let Some(Err(e)) = keep.map(|k| k.write(folder)) {
+            node.close().await;
+            return Err(e);
+        }
         self.settle(node)
     }
 

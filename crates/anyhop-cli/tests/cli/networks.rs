@@ -306,9 +306,13 @@ fn a_network_listens_where_it_is_told_from_then_on_or_is_not_there() {
     assert!(string(&error["message"]).contains(&taken), "{error}");
     let networks = list(&daemon.command(&["network", "list"]).ok());
     assert_eq!(networks.len(), 1, "{networks:?}");
-    let created = create("127.0.0.2:0").ok().json();
-    let address = string(&created["addresses"][0]);
-    assert!(address.starts_with("/ip4/127.0.0.2/udp/"), "{address}");
+    let at = ["--listen", "127.0.0.2:0", "--listen-ws", "127.0.0.3:0"];
+    let create = [&["network", "create", "lab"][..], &at].concat();
+    let created = daemon.command(&create).ok().json();
+    let [udp, websocket] = [0, 1].map(|i| string(&created["addresses"][i]));
+    assert!(udp.starts_with("/ip4/127.0.0.2/udp/"), "{udp}");
+    assert!(websocket.starts_with("/ip4/127.0.0.3/tcp/"), "{websocket}");
+    assert!(websocket.contains("/wss/"), "{websocket}");
     let dir = daemon.stop();
     let daemon = Daemon::start_in(dir, &[]);
     let show = daemon.command(&["network", "show", "lab"]).ok().json();

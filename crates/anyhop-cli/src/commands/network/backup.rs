@@ -69,7 +69,8 @@ pub(super) async fn import(context: &Context, args: ImportArgs) -> Result<(), Cl
         passphrase: read_passphrase(&args.passphrase, false).await?,
         membership: Membership {
             name: Some(args.name.to_string()),
-            listen: args.listen,
+            listen: args.listen.listen,
+            listen_ws: args.listen.listen_ws,
             ..Membership::default()
         },
     };

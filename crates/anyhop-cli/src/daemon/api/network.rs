@@ -26,6 +26,7 @@ use crate::{
         Daemon, Presence,
         enter::{As, to_the_end},
         join,
+        listen::Addresses,
         server::upgrade,
     },
     error::CliError,
@@ -91,7 +92,10 @@ fn how(membership: &Membership) -> Result<As, CliError> {
     Ok(As {
         name: membership.member_name()?,
         opt_outs: membership.opt_outs(),
-        listen: membership.listen.clone(),
+        listen: Addresses {
+            udp: membership.listen.clone(),
+            websocket: membership.listen_ws.clone(),
+        },
     })
 }
 
