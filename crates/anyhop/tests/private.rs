@@ -542,3 +542,115 @@ async fn a_member_that_does_not_signal_leads_nobody_to_another() {
         .unwrap();
     exchange(&a.node, &b.node, "over the owner").await;
 }
+
+/// An admin behind a NAT that no packet of a stranger gets through.
+async fn hidden_admin(lab: &mut Lab) -> Home {
+    let admin = lab.member("admin", NatConfig::symmetric()).await;
+    lab.network().add_admin(admin.peer()).await.unwrap();
+    let network = admin.network();
+    eventually("appointed", MINUTE, || network.info().role == "admin").await;
+    admin
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inviter_that_cannot_be_dialled_has_members_greet_that_can() {
+    let mut lab = Lab::new(30).await;
+    let admin = hidden_admin(&mut lab).await;
+    let options = InviteOptions {
+        uses: 2,
+        approve: true,
+        ..InviteOptions::default()
+    };
+    let invite = admin.network().invite(options).await.unwrap().invite;
+    let nat = NatConfig::port_restricted_cone;
+    let one = lab.invited("one", nat(), &invite).await;
+    let other = lab.invited("other", NatConfig::symmetric(), &invite).await;
+    let network = admin.network();
+    eventually("both wait", MINUTE, || network.requests().len() == 2).await;
+    assert!(
+        lab.network().requests().is_empty(),
+        "the greeter decides nothing"
+    );
+    eventually("one knows", MINUTE, || one.network().awaits_approval()).await;
+    network.approve(one.peer()).await.unwrap();
+    network.deny(other.peer()).await.unwrap();
+    one.network().joined().await.unwrap();
+    let error = other.network().joined().await.unwrap_err();
+    assert_eq!(refusal(&error), RedeemRefusal::Denied);
+    let third = lab.invited("third", nat(), &invite).await;
+    eventually("the third waits", MINUTE, || network.requests().len() == 1).await;
+    network.approve(third.peer()).await.unwrap();
+    third.network().joined().await.unwrap();
+    for home in [&one, &third] {
+        common::attached(&home.node).await;
+    }
+    exchange(&one.node, &third.node, "hello").await;
+    exchange(&third.node, &admin.node, "hello").await;
+    lab.net.assert_no_uninvited();
+    lab.net.assert_amplification(3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_greets_for_who_may_not_invite_any_more() {
+    let mut lab = Lab::new(31).await;
+    let admin = hidden_admin(&mut lab).await;
+    let options = InviteOptions {
+        lifetime: 5 * MINUTE,
+        ..InviteOptions::default()
+    };
+    let invite = admin.network().invite(options).await.unwrap().invite;
+    lab.network().remove_admin(admin.peer()).await.unwrap();
+    let network = admin.network();
+    eventually("removed", MINUTE, || network.info().role == "member").await;
+    let late = lab
+        .invited("late", NatConfig::port_restricted_cone(), &invite)
+        .await;
+    let error = late.network().joined().await.unwrap_err();
+    assert!(matches!(error, JoinError::Expired { .. }), "{error}");
+    assert_eq!(names(&lab.owner), ["admin", "owner"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotations_by_two_admins_at_once_end_in_one_key_and_drop_no_session() {
+    let mut lab = Lab::new(32).await;
+    let one = hidden_admin(&mut lab).await;
+    let two = lab.member("two", NatConfig::full_cone()).await;
+    lab.network().add_admin(two.peer()).await.unwrap();
+    let network = two.network();
+    eventually("appointed", MINUTE, || network.info().role == "admin").await;
+    let three = lab.cone("three").await;
+    let four = lab.cone("four").await;
+    let homes = [&one, &two, &three, &four];
+    let all: Vec<_> = homes.iter().map(|h| &h.node).chain([&lab.owner]).collect();
+    for from in &all {
+        for to in &all {
+            if from.peer_id() != to.peer_id() {
+                exchange(from, to, "before").await;
+            }
+        }
+    }
+    let mut events: Vec<_> = all.iter().map(|n| n.events()).collect();
+    for round in 1..=3 {
+        let (first, second) = (one.network(), two.network());
+        let (first, second) = tokio::join!(first.rotate(), second.rotate());
+        assert_eq!(
+            first.unwrap(),
+            second.unwrap(),
+            "neither heard of the other's"
+        );
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(all.iter().all(|n| epoch(n) == round + 1));
+    }
+    tokio::time::sleep(MINUTE).await;
+    for events in &mut events {
+        while let Ok(event) = events.try_recv() {
+            let closed = matches!(event, Event::SessionClosed { .. });
+            assert!(!closed, "{event:?}");
+        }
+    }
+    // New handshakes run under the one key that all have.
+    let late = lab.cone("late").await;
+    for home in homes {
+        exchange(&late.node, &home.node, "under one key").await;
+    }
+}

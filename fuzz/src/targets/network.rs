@@ -6,6 +6,7 @@ use anyhop_proto::network::{
     admission::{Answer, Credentials, MAX_ADMISSION_FRAME},
     backup,
     gossip::{MAX_GOSSIP_FRAME, Message},
+    greeting::{Greetings, Introduce, MAX_GREET_FRAME},
     invitation::{Invitation, MAX_REDEEM_FRAME, Redeem, RedeemAnswer},
     state::NetworkState,
     statement::{MAX_STATEMENT_LEN, Statement},
@@ -81,6 +82,16 @@ pub fn network_frames(data: &[u8]) -> bool {
     }
     if let Ok(answer) = RedeemAnswer::decode(data) {
         assert_eq!(RedeemAnswer::decode(content(&answer.encode())), Ok(answer));
+        valid = true;
+    }
+    if let Ok(greetings) = Greetings::decode(data) {
+        assert!(greetings.encode().len() <= MAX_GREET_FRAME);
+        let again = Greetings::decode(content(&greetings.encode()));
+        assert_eq!(again.map(|g| g.0.len()), Ok(greetings.0.len()));
+        valid = true;
+    }
+    if let Ok(introduce) = Introduce::decode(data) {
+        assert_eq!(Introduce::decode(content(&introduce.encode())), Ok(introduce));
         valid = true;
     }
     valid

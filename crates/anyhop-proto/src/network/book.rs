@@ -11,6 +11,7 @@ use anyhop_base::PeerId;
 use thiserror::Error;
 
 use super::{
+    greeting::Greeting,
     invitation::{INVITATION_SECRET_LEN, InvitationId, InvitationKeys, Redeem},
     statement::{MemberName, OptOuts},
     swarm::MAX_GUESTS,
@@ -190,6 +191,26 @@ impl InvitationBook {
     pub fn keys(&self) -> impl Iterator<Item = InvitationKeys> {
         let given = self.given.values();
         given.map(|g| InvitationKeys::new(&g.secret))
+    }
+
+    /// What greeters have to know of those that can still be redeemed.
+    pub fn greetings(&self, now_unix_s: u64) -> impl Iterator<Item = Greeting> {
+        let given = self.given.values();
+        let open = given.filter(move |g| g.uses_left > 0 && g.expires_unix_s > now_unix_s);
+        open.map(|g| {
+            let keys = InvitationKeys::new(&g.secret);
+            Greeting {
+                invitation: keys.id,
+                entry: keys.entry,
+                expires_unix_s: g.expires_unix_s,
+            }
+        })
+    }
+
+    /// Whether an invitation is one of these.
+    #[must_use]
+    pub fn knows(&self, invitation: &InvitationId) -> bool {
+        self.given.contains_key(invitation)
     }
 
     /// Decides about a peer that redeems an invitation on a connection that exported

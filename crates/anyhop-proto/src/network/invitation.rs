@@ -15,7 +15,7 @@ mod wire;
 
 use std::{fmt, str::FromStr};
 
-use anyhop_base::{Multiaddr, PeerId, public_key_of};
+use anyhop_base::{Endpoint, Multiaddr, PeerId, parse_multiaddr, public_key_of};
 use aws_lc_rs::{constant_time, digest, hmac};
 use data_encoding::BASE32_NOPAD;
 use prost::Message as _;
@@ -57,7 +57,7 @@ pub struct Invitation {
     pub charter: Charter,
     /// The node that redeems it.
     pub inviter: PeerId,
-    /// Where that is to be dialled; at most [`MAX_INVITATION_ADDRESSES`].
+    /// Where that is to be dialled, or greeters with their PeerIds; at most [`MAX_INVITATION_ADDRESSES`].
     pub addresses: Vec<Multiaddr>,
     /// Known to the inviter and to whoever has the text.
     pub secret: [u8; INVITATION_SECRET_LEN],
@@ -173,6 +173,16 @@ pub enum InvitationError {
 }
 
 impl Invitation {
+    /// Who is to be dialled and where: the inviter, or a [greeter](super::greeting) whose
+    /// PeerId its address ends with.
+    pub fn doors(&self) -> impl Iterator<Item = (PeerId, Endpoint)> {
+        let parsed = self
+            .addresses
+            .iter()
+            .filter_map(|a| parse_multiaddr(a).ok());
+        parsed.map(|(endpoint, peer)| (peer.unwrap_or(self.inviter), endpoint))
+    }
+
     /// The text to hand over.
     ///
     /// # Errors

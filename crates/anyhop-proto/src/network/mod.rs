@@ -7,6 +7,7 @@
 //! | [`gossip`] | how statements and keys spread among connected members |
 //! | [`admission`] | whether a new connection is a member's |
 //! | [`invitation`] | how one text lets somebody become a member |
+//! | [`greeting`] | how a member that can be dialled redeems invitations for one that cannot |
 //! | [`book`] | which invitations a node has given out, and who redeems them |
 //! | [`state`] | what a node keeps of a network, as it is stored |
 //! | [`backup`] | the same under a passphrase |
@@ -17,6 +18,7 @@ pub mod backup;
 pub mod book;
 mod charter;
 pub mod gossip;
+pub mod greeting;
 pub mod invitation;
 pub mod membership;
 pub mod state;

@@ -187,6 +187,7 @@ impl Inner {
             }
             Some(protocols::NATCHECK) => Box::pin(self.serve_natcheck(&conn, send, recv)).await,
             Some(protocols::REACH) => Box::pin(self.serve_reach(&conn, send, recv)).await,
+            Some(protocols::GREET) => Box::pin(self.serve_introduction(&conn, send, recv)).await,
             Some(protocols::ATTACH) => Box::pin(self.serve_attach(send, recv)).await,
             Some(protocols::CIRCUIT) => {
                 Box::pin(circuit::serve(Arc::clone(self), conn, send, recv)).await;
@@ -214,6 +215,10 @@ impl Inner {
             } else if name == node.protocol(protocols::MEMBERSHIP) {
                 if let Err(e) = node.serve_gossip(&conn, &mut recv).await {
                     tracing::debug!(peer = %conn.peer, error = %e, "gossip ended early");
+                }
+            } else if name == node.protocol(protocols::GREET) {
+                if let Err(e) = node.serve_greetings(&conn, &mut recv).await {
+                    tracing::debug!(peer = %conn.peer, error = %e, "greetings not read");
                 }
             } else {
                 node.deliver(&conn, &name, None, recv);

@@ -74,6 +74,7 @@ pub(crate) mod protocols {
     pub(crate) const HELLO: &str = "hello/1";
     pub(crate) const ADMISSION: &str = "admission/1";
     pub(crate) const INVITATION: &str = "invitation/1";
+    pub(crate) const GREET: &str = "greet/1";
     pub(crate) const MEMBERSHIP: &str = "membership/1";
     pub(crate) const RECORD: &str = "record/1";
     pub(crate) const LOOKUP: &str = "lookup/1";

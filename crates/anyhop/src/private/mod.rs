@@ -14,9 +14,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhop_base::{Keypair, NetworkId, NetworkName, PeerAddr, PeerId, parse_multiaddr};
+use anyhop_base::{Keypair, NetworkId, NetworkName, PeerAddr, PeerId};
 use anyhop_proto::network::{
     Charter, Gossip, backup,
+    greeting::GreetingBook,
     invitation::Invitation,
     state::NetworkState,
     statement::{Certificate, Issuer, MemberName, OptOuts, Role, Signer, Statement},
@@ -184,7 +185,7 @@ impl PrivateNetwork {
             return KeyRing::new(joining.keys().entry);
         }
         let gossip = Gossip::new(me, state.membership.clone(), state.keys.iter().cloned());
-        ring(&gossip, state)
+        ring_of(&gossip, &state.invitations, &GreetingBook::default())
     }
 
     fn certify_owner(
@@ -235,17 +236,15 @@ pub(crate) fn signer_of(
     })
 }
 
-/// The keys that a member answers to: its swarm keys, and those of invitations it gave.
-pub(crate) fn ring(gossip: &Gossip, state: &NetworkState) -> KeyRing {
-    ring_of(gossip, &state.invitations)
-}
-
-/// The same from its parts.
+/// The keys that a member answers to: its swarm keys, those of invitations it gave, and those
+/// of invitations that it greets for.
 pub(crate) fn ring_of(
     gossip: &Gossip,
     invitations: &anyhop_proto::network::book::InvitationBook,
+    greetings: &GreetingBook,
 ) -> KeyRing {
     let entry = invitations.keys().map(|k| k.entry);
+    let entry = entry.chain(greetings.keys().cloned());
     let Some(current) = gossip.key().cloned() else {
         // A member without any key reaches nobody, and nobody reaches it.
         return KeyRing::new(anyhop_proto::network::swarm::SwarmKey::new(
@@ -258,7 +257,8 @@ pub(crate) fn ring_of(
         ring.let_in(over);
     }
     for guest in entry {
-        // As many are remembered as a ring takes.
+        // As many of its own are remembered as a ring takes; who holds one of another's
+        // finds another greeter.
         ring.invite(guest);
     }
     ring
@@ -266,10 +266,9 @@ pub(crate) fn ring_of(
 
 /// Where an invitation says that its inviter is.
 fn contacts_of(invitation: &Invitation) -> Vec<PeerAddr> {
-    let addresses = invitation.addresses.iter();
-    let endpoints = addresses.filter_map(|a| parse_multiaddr(a).ok());
-    endpoints
-        .filter_map(|(endpoint, _)| PeerAddr::at(invitation.inviter, endpoint).ok())
+    let doors = invitation.doors();
+    doors
+        .filter_map(|(peer, endpoint)| PeerAddr::at(peer, endpoint).ok())
         .collect()
 }
 

@@ -269,3 +269,82 @@ pub(super) fn channel(quic: &Connection) -> Result<Channel, String> {
         .map_err(|_| "the connection exports no keying material".to_owned())?;
     Ok(Channel { secret })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
+    use anyhop_base::Keypair;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{Config, InviteOptions, Node, OptOuts, PrivateNetwork};
+
+    async fn start(key: &Keypair, network: PrivateNetwork) -> Node {
+        let config = Config {
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
+            private: Some(network),
+            ..Config::default()
+        };
+        Node::start(key.clone(), config).await.unwrap()
+    }
+
+    /// Dials and shows these credentials; the answer, if there is one.
+    async fn show(
+        from: &Node,
+        to: PeerId,
+        at: SocketAddr,
+        shown: impl FnOnce(&Inner, &Connection) -> Vec<u8>,
+    ) -> Option<Answer> {
+        let node = &from.0;
+        let quic = node.engine.connect(at, to).await.unwrap();
+        let protocol = node.protocol(protocols::ADMISSION);
+        let mut first = encode_protocol(&protocol).unwrap();
+        first.extend_from_slice(&shown(node, &quic));
+        let (mut send, mut recv) = quic.open_bi().await.unwrap();
+        send.write_all(&first).await.unwrap();
+        let _ = send.finish();
+        let read = read_raw_frame(&mut recv, MAX_ADMISSION_FRAME);
+        let frame = timeout(Duration::from_secs(20), read).await.unwrap();
+        quic.close(Code::from_u32(close::SHUTDOWN), b"");
+        frame.map(|frame| Answer::decode(&frame).unwrap())
+    }
+
+    fn made(node: &Inner, quic: &Connection) -> Vec<u8> {
+        let private = node.private.as_ref().unwrap();
+        let channel = channel(quic).unwrap();
+        let shown = node.credentials(private, Side::Client, &channel);
+        shown.unwrap().encode()
+    }
+
+    #[tokio::test]
+    async fn what_one_connection_admitted_is_worth_nothing_on_another_or_to_another() {
+        let [owner_key, a_key, b_key] =
+            [1, 2, 3].map(|n| Keypair::ed25519_from_bytes([n; 32]).unwrap());
+        let (name, called) = ("lab".parse().unwrap(), "owner".parse().unwrap());
+        let network = PrivateNetwork::create(name, &owner_key, &called, OptOuts::default());
+        let owner = start(&owner_key, network.unwrap()).await;
+        let at = owner.0.listen_addrs()[0];
+        let mut members = Vec::new();
+        for key in [&a_key, &b_key] {
+            let options = InviteOptions::default();
+            let invited = owner.private_network().unwrap().invite(options).await;
+            let network = PrivateNetwork::join(&invited.unwrap().invite, None, OptOuts::default());
+            let node = start(key, network.unwrap()).await;
+            node.private_network().unwrap().joined().await.unwrap();
+            members.push(node);
+        }
+        let mut recorded = Vec::new();
+        let answer = show(&members[0], owner.peer_id(), at, |node, quic| {
+            recorded = made(node, quic);
+            recorded.clone()
+        });
+        assert!(matches!(answer.await, Some(Answer::Admitted { .. })));
+        for from in &members {
+            let answer = show(from, owner.peer_id(), at, |_, _| recorded.clone()).await;
+            assert_eq!(answer, None, "replayed by {}", from.peer_id());
+        }
+        let answer = show(&members[1], owner.peer_id(), at, made).await;
+        assert!(matches!(answer, Some(Answer::Admitted { .. })));
+    }
+}

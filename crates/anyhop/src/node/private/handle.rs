@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop_base::{NetworkId, NetworkName, PeerId};
+use anyhop_base::{Multiaddr, NetworkId, NetworkName, PeerId};
 use anyhop_proto::network::{
     backup,
     invitation::{Invitation, MAX_INVITATION_ADDRESSES},
@@ -174,7 +174,7 @@ impl NetworkHandle {
     /// When this node may not, or a limit is passed.
     pub async fn invite(&self, options: InviteOptions) -> Result<Invited, NetworkError> {
         let private = self.private();
-        let addresses = Node(Arc::clone(&self.0)).reachable_addresses();
+        let addresses = self.doors();
         let invited = {
             let mut state = private.state();
             let signer = self.0.signer(&state)?;
@@ -189,10 +189,7 @@ impl NetworkHandle {
             let invitation = Invitation {
                 charter: private.charter.clone(),
                 inviter: self.0.me,
-                addresses: addresses
-                    .into_iter()
-                    .take(MAX_INVITATION_ADDRESSES)
-                    .collect(),
+                addresses,
                 secret,
                 expires_unix_s: given.expires_unix_s,
                 approve: options.approve,
@@ -203,9 +200,21 @@ impl NetworkHandle {
                 uses: options.uses,
             }
         };
-        let use_keys = |node: &Arc<Inner>, private: &Private| node.use_keys(private);
+        let use_keys = |node: &Arc<Inner>, private: &Private| {
+            node.use_keys(private);
+            node.tell_greeters(private);
+        };
         self.0.store(use_keys).await?;
         Ok(invited)
+    }
+
+    /// Where an invitation leads to: this node's addresses, and those of its greeters.
+    fn doors(&self) -> Vec<Multiaddr> {
+        let mut own = Node(Arc::clone(&self.0)).reachable_addresses();
+        let greeters = self.0.greeters(self.private());
+        own.truncate(MAX_INVITATION_ADDRESSES - greeters.len());
+        own.extend(greeters);
+        own
     }
 
     /// Those who wait for approval by this node.

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop_base::{Endpoint, PeerId, parse_multiaddr};
+use anyhop_base::{Endpoint, PeerId};
 use anyhop_proto::network::{
     admission::EpochKey,
     invitation::{Invitation, MAX_REDEEM_FRAME, Redeem, RedeemAnswer},
@@ -61,18 +61,14 @@ impl Inner {
         private: &Private,
         invitation: &Invitation,
     ) -> Result<(), JoinError> {
-        let endpoints: Vec<Endpoint> = {
-            let addresses = invitation.addresses.iter();
-            let parsed = addresses.filter_map(|a| parse_multiaddr(a).ok());
-            parsed.map(|(endpoint, _)| endpoint).collect()
-        };
+        let doors: Vec<_> = invitation.doors().collect();
         let inviter = invitation.inviter;
         let mut last = "it has no address that this node can dial".to_owned();
         let mut wait = RETRY;
         while invitation.check_time(self.now_unix_s()).is_ok() {
-            for endpoint in &endpoints {
+            for (peer, endpoint) in &doors {
                 let begun = Instant::now();
-                match self.redeem_at(private, invitation, *endpoint).await {
+                match self.redeem_at(private, invitation, *peer, *endpoint).await {
                     Ok(()) => return Ok(()),
                     Err(Attempt::Final(e)) => return Err(e),
                     Err(Attempt::Again(why)) => {
@@ -94,10 +90,11 @@ impl Inner {
         self: &Arc<Self>,
         private: &Private,
         invitation: &Invitation,
+        peer: PeerId,
         endpoint: Endpoint,
     ) -> Result<(), Attempt> {
         let inviter = invitation.inviter;
-        let dialled = timeout(DIAL_TIMEOUT, self.handshake_at(inviter, endpoint)).await;
+        let dialled = timeout(DIAL_TIMEOUT, self.handshake_at(peer, endpoint)).await;
         let quic = match dialled {
             Ok(Ok(quic)) => quic,
             Ok(Err(ConnectError::WrongPeer(actual))) => {

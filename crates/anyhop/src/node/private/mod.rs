@@ -4,19 +4,22 @@
 //! - **Start**: with a certificate the node goes on as any; with an invitation it redeems
 //!   that first ([`join`]).
 //! - **Steady state**: a new connection is admitted before it becomes a session ([`admit`]),
-//!   sessions carry gossip ([`spread`]), inviters serve who was invited ([`redeem`]).
+//!   sessions carry gossip ([`spread`]), inviters serve who was invited ([`redeem`]), or have
+//!   that done where they can be dialled ([`greet`]).
 //! - **Failure**: who is no member any more loses its sessions. What this node signs, the keys
 //!   that it makes and the uses of its invitations are on the disk before anybody hears of
 //!   them ([`Inner::store`]), written where that holds up no other task. What others know,
 //!   too, follows: keys at once, statements within [`SAVE_DELAY`].
 
 mod admit;
+mod greet;
 mod handle;
 mod join;
 mod redeem;
 mod spread;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -25,7 +28,8 @@ use anyhop_base::{Keypair, PeerAddr, PeerId};
 use anyhop_proto::network::{
     Charter, Gossip,
     book::InvitationBook,
-    invitation::Invitation,
+    greeting::GreetingBook,
+    invitation::{Invitation, InvitationId},
     membership::Standing,
     state::{MAX_CONTACTS, NetworkState},
     statement::{Body, Issuer, MemberName, OptOuts, Signer, Statement},
@@ -87,6 +91,10 @@ struct State {
     gossip: Gossip,
     authority: Option<Keypair>,
     invitations: InvitationBook,
+    /// Invitations of others, which those tell anew after a restart.
+    greetings: GreetingBook,
+    /// Which of this node's invitations members greet for, as they were told last.
+    greeters: BTreeMap<PeerId, Vec<InvitationId>>,
     contacts: Vec<PeerAddr>,
     joining: Option<Invitation>,
     name: Option<MemberName>,
@@ -129,6 +137,8 @@ impl Private {
                 gossip: Gossip::new(me, state.membership, state.keys),
                 authority: state.authority,
                 invitations: state.invitations,
+                greetings: GreetingBook::default(),
+                greeters: BTreeMap::new(),
                 contacts: state.contacts,
                 joining: state.joining,
                 name: state.name,
@@ -230,7 +240,12 @@ impl Inner {
     /// Certificates, invitations and epochs end by the time that passes.
     async fn look_at_private(self: &Arc<Self>, private: &Private) {
         let now_unix_s = self.now_unix_s();
-        let forgotten = private.state().invitations.forget_expired(now_unix_s);
+        let forgotten = {
+            let mut state = private.state();
+            let of_others = state.greetings.forget_expired(now_unix_s);
+            state.invitations.forget_expired(now_unix_s) | of_others
+        };
+        self.tell_greeters(private);
         if forgotten {
             self.use_keys(private);
             private.save_soon();
@@ -256,7 +271,7 @@ impl Inner {
     fn use_keys(&self, private: &Private) {
         let ring = {
             let state = private.state();
-            ring_of(&state.gossip, &state.invitations)
+            ring_of(&state.gossip, &state.invitations, &state.greetings)
         };
         if let Some(swarm) = &self.fabric.swarm {
             swarm.replace(&ring);

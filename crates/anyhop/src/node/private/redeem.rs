@@ -7,6 +7,7 @@ use anyhop_proto::network::{
     admission::EpochKey,
     book::{RedeemRefusal, Verdict},
     gossip::Message,
+    greeting::Introduce,
     invitation::{MAX_REDEEM_FRAME, Redeem, RedeemAnswer},
     membership::Standing,
     statement::{Body, Certificate, MemberName, Role, Statement},
@@ -22,9 +23,27 @@ use crate::{
 };
 
 /// How long who was invited may take to ask, and to take the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request waits for a person on one connection; who asked asks again.
-const WAIT: Duration = Duration::from_secs(3600);
+pub(super) const WAIT: Duration = Duration::from_secs(3600);
+
+/// Where answers go.
+pub(super) enum Asker<'a> {
+    /// On the connection of who asks.
+    Here(&'a mut SendStream),
+    /// To the greeter that hands them on.
+    AtGreeter(&'a mut crate::SendStream),
+}
+
+impl Asker<'_> {
+    async fn tell(&mut self, answer: &RedeemAnswer) -> Result<(), String> {
+        let frame = answer.encode();
+        match self {
+            Self::Here(send) => send.write_all(&frame).await.map_err(|e| e.to_string()),
+            Self::AtGreeter(send) => send.write_all(&frame).await.map_err(|e| e.to_string()),
+        }
+    }
+}
 
 impl Inner {
     /// Serves a connection whose first stream redeems an invitation.
@@ -58,45 +77,79 @@ impl Inner {
         let frame = timeout(PATIENCE, read_raw_frame(&mut recv, MAX_REDEEM_FRAME)).await;
         let frame = frame.ok().flatten().ok_or("it asked for nothing")?;
         let redeem = Redeem::decode(&frame).map_err(|e| e.to_string())?;
-        let mut decided = private.decided.subscribe();
-        let mut told = false;
-        let answer = loop {
-            decided.mark_unchanged();
-            let verdict = {
-                let now_unix_s = self.now_unix_s();
-                let mut state = private.state();
-                state
-                    .invitations
-                    .redeem(now_unix_s, peer, &redeem, &channel.secret)
-            };
-            match verdict {
-                Verdict::Admit => break self.admit(private, peer, &redeem).await,
-                Verdict::Refuse(refusal) => break RedeemAnswer::Refused(refusal),
-                Verdict::Wait => {
-                    if !told {
-                        told = true;
-                        self.note_request(peer, &redeem).await;
-                        let waiting = RedeemAnswer::Waiting.encode();
-                        send.write_all(&waiting).await.map_err(|e| e.to_string())?;
-                    }
-                    tokio::select! {
-                        changed = timeout(WAIT, decided.changed()) => {
-                            if !matches!(changed, Ok(Ok(()))) {
-                                return Err("nobody has decided".to_owned());
-                            }
-                        }
-                        end = quic.closed() => return Err(end.to_string()),
-                    }
-                }
-            }
+        let inviter = {
+            let state = private.state();
+            let own = state.invitations.knows(&redeem.invitation);
+            let of_others = state.greetings.inviter_of(&redeem.invitation);
+            of_others.filter(|_| !own)
         };
-        send.write_all(&answer.encode())
-            .await
-            .map_err(|e| e.to_string())?;
+        if let Some(inviter) = inviter {
+            let channel = channel.secret;
+            let introduce = Introduce {
+                peer,
+                channel,
+                redeem,
+            };
+            let passed = self.introduce(inviter, &introduce, &mut send);
+            tokio::select! {
+                passed = passed => passed?,
+                end = quic.closed() => return Err(end.to_string()),
+            }
+        } else {
+            let asker = Asker::Here(&mut send);
+            let decided = self.decide(private, peer, &redeem, &channel.secret, asker);
+            tokio::select! {
+                decided = decided => decided?,
+                end = quic.closed() => return Err(end.to_string()),
+            }
+        }
         let _ = send.finish();
         // The answer has to arrive before the connection is closed.
         let _ = timeout(PATIENCE, send.stopped()).await;
         Ok(())
+    }
+
+    /// Decides about who redeems an invitation of this node on a connection that exported
+    /// `channel`, and tells what there is to tell: that a person is to decide, and the end.
+    pub(super) async fn decide(
+        self: &Arc<Self>,
+        private: &Private,
+        peer: PeerId,
+        redeem: &Redeem,
+        channel: &[u8],
+        mut asker: Asker<'_>,
+    ) -> Result<(), String> {
+        let mut decided = private.decided.subscribe();
+        let mut told = false;
+        loop {
+            decided.mark_unchanged();
+            let verdict = {
+                let now_unix_s = self.now_unix_s();
+                let mut state = private.state();
+                let book = &mut state.invitations;
+                book.redeem(now_unix_s, peer, redeem, channel)
+            };
+            match verdict {
+                Verdict::Admit => {
+                    let answer = self.admit(private, peer, redeem).await;
+                    return asker.tell(&answer).await;
+                }
+                Verdict::Refuse(refusal) => {
+                    return asker.tell(&RedeemAnswer::Refused(refusal)).await;
+                }
+                Verdict::Wait => {
+                    if !told {
+                        told = true;
+                        self.note_request(peer, redeem).await;
+                        asker.tell(&RedeemAnswer::Waiting).await?;
+                    }
+                    let changed = timeout(WAIT, decided.changed()).await;
+                    if !matches!(changed, Ok(Ok(()))) {
+                        return Err("nobody has decided".to_owned());
+                    }
+                }
+            }
+        }
     }
 
     async fn note_request(self: &Arc<Self>, peer: PeerId, redeem: &Redeem) {

@@ -31,7 +31,9 @@ impl Inner {
     /// The last connection of a session has ended.
     pub(in crate::node) fn member_disconnected(&self, peer: PeerId) {
         if let Some(private) = &self.private {
-            private.state().gossip.handle_disconnected(peer);
+            let mut state = private.state();
+            state.gossip.handle_disconnected(peer);
+            state.greeters.remove(&peer);
         }
     }
 
@@ -95,6 +97,7 @@ impl Inner {
         }
         if changed {
             self.drop_strangers(private);
+            self.greet_for_inviters_only(private);
             self.use_opt_outs(private);
             self.emit(Event::MembersChanged);
         }
