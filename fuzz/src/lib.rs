@@ -61,6 +61,8 @@ targets! {
     backup_text: backups,
     swarm_key_text: swarm_key_texts,
     quic_destination: quic_packets,
+    sealed_packet: sealed_packets,
+    ip_packet: ip_packets,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

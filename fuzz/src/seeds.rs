@@ -1,6 +1,7 @@
 //! Valid inputs for the targets to start from.
 
 mod network;
+mod vpn;
 
 use std::net::SocketAddr;
 
@@ -33,6 +34,8 @@ pub(crate) use network::{
     backups, invitation_texts, network_contents, network_states, signed_statements,
     statement_payloads,
 };
+
+pub(crate) use vpn::{ip_packets, sealed_packets};
 
 const V4: &str = "192.0.2.1:4001";
 const V6: &str = "[2001:db8::1]:4001";

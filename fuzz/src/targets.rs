@@ -2,6 +2,7 @@
 //! a property breaks.
 
 mod network;
+mod vpn;
 
 use anyhop_base::{
     Keypair, Multiaddr, NetworkId, NetworkName, PeerAddr, SignedRecord,
@@ -31,6 +32,8 @@ pub use network::{
     backup_text, charter, invitation_text, network_frames, network_state, statement_decode,
     statement_payload,
 };
+
+pub use vpn::{VPN_ADDRESSES, ip_packet, sealed_packet, vpn_secret};
 
 /// The time at which records are read.
 pub const NOW_UNIX_S: u64 = 1_800_000_000;

@@ -1,0 +1,244 @@
+//! From the wire to the host's interface: who sealed a packet, and whether it may have sent
+//! that.
+//!
+//! Bytes of strangers cost one look into a table: nothing is allocated and nothing answered.
+//! A packet of a peer goes on when its source is the peer's, by the same longest match that
+//! decides where packets go, and its destination is this host's. The keys of former
+//! handshakes are taken as long as the shell leaves them in, for what is on its way.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use crate::{DropReason, Drops, OpenError, Opener, ReceiverIndex, Routes, Slot, ip, read_index};
+
+/// A packet for the host.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened<'a> {
+    /// Who sealed it.
+    pub slot: Slot,
+    /// The IP packet.
+    pub packet: &'a [u8],
+}
+
+/// A peer as packets from it see it.
+#[derive(Debug, Default)]
+struct Peer {
+    bytes: u64,
+    packets: u64,
+    drops: Drops,
+}
+
+/// The way in. See the module.
+#[derive(Debug, Default)]
+pub struct Ingress {
+    routes: Arc<Routes>,
+    own: BTreeSet<IpAddr>,
+    openers: HashMap<ReceiverIndex, (Slot, Arc<Opener>)>,
+    peers: HashMap<Slot, Peer>,
+    drops: Drops,
+}
+
+impl Ingress {
+    /// For a host with these addresses.
+    #[must_use]
+    pub fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
+        Self {
+            own: own.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Replaces whose addresses are whose.
+    pub fn set_routes(&mut self, routes: Arc<Routes>) {
+        self.routes = routes;
+    }
+
+    /// Takes packets that a peer seals for these keys.
+    pub fn add_keys(&mut self, slot: Slot, opener: Arc<Opener>) {
+        self.peers.entry(slot).or_default();
+        self.openers.insert(opener.index(), (slot, opener));
+    }
+
+    /// Takes none for these any more.
+    pub fn remove_keys(&mut self, index: ReceiverIndex) {
+        self.openers.remove(&index);
+    }
+
+    /// Forgets a peer with all its keys.
+    pub fn remove_peer(&mut self, slot: Slot) {
+        self.openers.retain(|_, (of, _)| *of != slot);
+        self.peers.remove(&slot);
+    }
+
+    /// Opens a datagram in place. `None` when it was dropped and counted.
+    pub fn handle_datagram<'a>(&mut self, datagram: &'a mut [u8]) -> Option<Opened<'a>> {
+        let keys = read_index(datagram).map(|index| self.openers.get(&index));
+        let (slot, opener) = match keys {
+            Some(Some((slot, opener))) => (*slot, opener),
+            Some(None) => {
+                self.drops.add(DropReason::UnknownKeys, 1);
+                return None;
+            }
+            None => {
+                self.drops.add(DropReason::Malformed, 1);
+                return None;
+            }
+        };
+        let checked = match opener.open(datagram) {
+            Ok(packet) => {
+                let packet = &*packet;
+                self.check(slot, packet).map(|()| packet)
+            }
+            Err(OpenError::Malformed) => Err(DropReason::Malformed),
+            Err(OpenError::Replayed) => Err(DropReason::Replayed),
+            Err(OpenError::NotAuthentic) => Err(DropReason::NotAuthentic),
+        };
+        let peer = self.peers.entry(slot).or_default();
+        match checked {
+            Ok(packet) => {
+                peer.packets += 1;
+                peer.bytes += packet.len() as u64;
+                Some(Opened { slot, packet })
+            }
+            Err(reason) => {
+                peer.drops.add(reason, 1);
+                None
+            }
+        }
+    }
+
+    fn check(&self, slot: Slot, packet: &[u8]) -> Result<(), DropReason> {
+        let addresses = ip::addresses(packet).ok_or(DropReason::Malformed)?;
+        if self.routes.find(addresses.source) != Some(slot) {
+            return Err(DropReason::ForeignSource);
+        }
+        if !self.own.contains(&addresses.destination) {
+            return Err(DropReason::NotForThisHost);
+        }
+        Ok(())
+    }
+
+    /// Counts a packet that was opened and got no further.
+    pub fn dropped(&mut self, slot: Slot, reason: DropReason) {
+        if let Some(peer) = self.peers.get_mut(&slot) {
+            peer.drops.add(reason, 1);
+        }
+    }
+
+    /// Bytes and packets that a peer sent, and what of its was dropped.
+    #[must_use]
+    pub fn counters(&self, slot: Slot) -> (u64, u64, Drops) {
+        let peer = self.peers.get(&slot);
+        peer.map_or_else(Default::default, |p| (p.bytes, p.packets, p.drops.clone()))
+    }
+
+    /// What was dropped that belongs to no peer.
+    #[must_use]
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cipher, PacketKeys, Prefix, SEALED_SECRET_LEN, ip::tests::packet};
+
+    const ME: &str = "100.64.0.1";
+    const PEER: &str = "100.64.0.2";
+    const OTHER: &str = "100.64.0.3";
+
+    struct World {
+        peer: PacketKeys,
+        ingress: Ingress,
+        index: ReceiverIndex,
+    }
+
+    fn world() -> World {
+        let keys = |client| PacketKeys::new(&[7; SEALED_SECRET_LEN], client, Cipher::Aes256Gcm);
+        // Each direction has its own index; this secret's are the same, and all is well.
+        let opener = Arc::new(keys(false).opener);
+        let mut routes = Routes::default();
+        routes.insert(Prefix::host(PEER.parse().unwrap()), 1);
+        routes.insert(Prefix::host(OTHER.parse().unwrap()), 2);
+        let mut ingress = Ingress::new([ME.parse().unwrap()]);
+        ingress.set_routes(Arc::new(routes));
+        let index = opener.index();
+        ingress.add_keys(1, opener);
+        World {
+            peer: keys(true),
+            ingress,
+            index,
+        }
+    }
+
+    fn sealed(world: &World, packet: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        world.peer.sealer.seal(&[packet], &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_peers_packet_reaches_the_host_once() {
+        let mut world = world();
+        let inner = packet(PEER, ME, 60);
+        let mut datagram = sealed(&world, &inner);
+        let mut again = datagram.clone();
+        let opened = world.ingress.handle_datagram(&mut datagram).unwrap();
+        assert_eq!((opened.slot, opened.packet), (1, &*inner));
+        assert_eq!(world.ingress.handle_datagram(&mut again), None);
+        let (bytes, packets, drops) = world.ingress.counters(1);
+        assert_eq!((bytes, packets, drops.of(DropReason::Replayed)), (60, 1, 1));
+    }
+
+    #[test]
+    fn what_a_peer_may_not_send_is_counted_against_it() {
+        let mut world = world();
+        for (inner, reason) in [
+            (packet(OTHER, ME, 60), DropReason::ForeignSource),
+            (packet("192.0.2.1", ME, 60), DropReason::ForeignSource),
+            (packet(PEER, OTHER, 60), DropReason::NotForThisHost),
+            (packet(PEER, "224.0.0.1", 60), DropReason::NotForThisHost),
+            (b"no packet".to_vec(), DropReason::Malformed),
+            (Vec::new(), DropReason::Malformed),
+        ] {
+            let before = world.ingress.counters(1).2.of(reason);
+            let mut datagram = sealed(&world, &inner);
+            assert_eq!(world.ingress.handle_datagram(&mut datagram), None);
+            assert_eq!(
+                world.ingress.counters(1).2.of(reason),
+                before + 1,
+                "{reason:?}"
+            );
+        }
+        assert_eq!(world.ingress.counters(1).1, 0);
+    }
+
+    #[test]
+    fn strangers_are_counted_and_leave_nothing() {
+        let mut world = world();
+        let mut datagram = sealed(&world, &packet(PEER, ME, 60));
+        datagram[7] ^= 1;
+        assert_eq!(world.ingress.handle_datagram(&mut datagram), None);
+        assert_eq!(world.ingress.handle_datagram(&mut [2; 20]), None);
+        assert_eq!(world.ingress.drops().of(DropReason::UnknownKeys), 1);
+        assert_eq!(world.ingress.drops().of(DropReason::Malformed), 1);
+        assert_eq!(world.ingress.peers.len(), 1);
+    }
+
+    #[test]
+    fn former_keys_are_taken_until_they_are_removed() {
+        let mut world = world();
+        let [mut first, mut second] = [0; 2].map(|_| sealed(&world, &packet(PEER, ME, 60)));
+        let other = PacketKeys::new(&[8; SEALED_SECRET_LEN], false, Cipher::Aes256Gcm);
+        world.ingress.add_keys(1, Arc::new(other.opener));
+        assert!(world.ingress.handle_datagram(&mut first).is_some());
+        world.ingress.remove_keys(world.index);
+        assert_eq!(world.ingress.handle_datagram(&mut second), None);
+        world.ingress.remove_peer(1);
+        assert!(world.ingress.openers.is_empty());
+    }
+}

@@ -1,0 +1,36 @@
+//! Inputs of the packet plane.
+
+use std::net::Ipv6Addr;
+
+use anyhop_vpn::{Cipher, PacketKeys};
+
+use crate::targets::{VPN_ADDRESSES, vpn_secret};
+
+pub(crate) fn ip_packets() -> Vec<Vec<u8>> {
+    let mut v4 = vec![0; 60];
+    v4[0] = 0x45;
+    (v4[3], v4[9]) = (60, 17);
+    v4[12..20].copy_from_slice(&[100, 64, 0, 2, 100, 64, 0, 1]);
+    let mut echo = v4.clone();
+    (echo[9], echo[20]) = (1, 8);
+    let mut v6 = vec![0; 80];
+    v6[0] = 0x60;
+    (v6[5], v6[6]) = (40, 17);
+    for (at, text) in [8, 24].into_iter().zip(VPN_ADDRESSES) {
+        let ip: Ipv6Addr = text.parse().expect("an address is written out there");
+        v6[at..at + 16].copy_from_slice(&ip.octets());
+    }
+    vec![v4, echo, v6]
+}
+
+pub(crate) fn sealed_packets() -> Vec<Vec<u8>> {
+    let inner = ip_packets().pop().expect("the IPv6 packet is the last");
+    let seal = |cipher| {
+        let keys = PacketKeys::new(&vpn_secret(), true, cipher);
+        let mut out = Vec::new();
+        let sealed = keys.sealer.seal(&[&inner], &mut out);
+        sealed.expect("new keys seal");
+        out
+    };
+    vec![seal(Cipher::Aes256Gcm), seal(Cipher::ChaCha20Poly1305)]
+}

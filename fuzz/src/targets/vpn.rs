@@ -1,0 +1,71 @@
+//! Targets of the packet plane.
+
+use std::{net::IpAddr, sync::Arc};
+
+use anyhop_vpn::{
+    Cipher, Ingress, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN,
+    ip::{self, MIN_MTU},
+};
+
+/// Addresses of the peer and of this host.
+pub const VPN_ADDRESSES: [&str; 2] = ["fd00::2", "fd00::1"];
+
+/// The key material that packets are sealed with.
+#[must_use]
+pub fn vpn_secret() -> [u8; SEALED_SECRET_LEN] {
+    let mut secret = [0; SEALED_SECRET_LEN];
+    (0_u8..).zip(&mut secret).for_each(|(n, byte)| *byte = n);
+    secret
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("an address is written out above")
+}
+
+/// A datagram for the packet plane; valid when it reaches the host.
+///
+/// # Panics
+/// When a property breaks.
+pub fn sealed_packet(data: &[u8]) -> bool {
+    let keys = PacketKeys::new(&vpn_secret(), false, Cipher::Aes256Gcm);
+    let [peer, me] = VPN_ADDRESSES.map(address);
+    let mut routes = Routes::default();
+    routes.insert(Prefix::host(peer), 0);
+    let mut ingress = Ingress::new([me]);
+    ingress.set_routes(Arc::new(routes));
+    ingress.add_keys(0, Arc::new(keys.opener));
+    let mut datagram = data.to_vec();
+    let reached = match ingress.handle_datagram(&mut datagram) {
+        None => false,
+        Some(opened) => {
+            let addresses = ip::addresses(opened.packet).expect("it was checked");
+            assert_eq!((addresses.source, addresses.destination), (peer, me));
+            true
+        }
+    };
+    let mut again = data.to_vec();
+    assert_eq!(ingress.handle_datagram(&mut again), None, "twice");
+    let (_, packets, drops) = ingress.counters(0);
+    let dropped = drops.iter().chain(ingress.drops().iter());
+    assert_eq!(packets, u64::from(reached));
+    assert_eq!(packets + dropped.map(|(_, n)| n).sum::<u64>(), 2);
+    reached
+}
+
+/// An IP packet of the host, and the answer to its sender.
+///
+/// # Panics
+/// When a property breaks.
+pub fn ip_packet(data: &[u8]) -> bool {
+    let Some(addresses) = ip::addresses(data) else {
+        assert_eq!(ip::too_big(data, MIN_MTU), None);
+        return false;
+    };
+    if let Some(answer) = ip::too_big(data, MIN_MTU) {
+        let told = ip::addresses(&answer).expect("the answer is a packet");
+        assert_eq!(told.destination, addresses.source);
+        assert!(answer.len() <= MIN_MTU);
+        assert_eq!(ip::too_big(&answer, MIN_MTU), None, "no error about errors");
+    }
+    true
+}
