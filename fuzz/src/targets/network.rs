@@ -91,7 +91,10 @@ pub fn network_frames(data: &[u8]) -> bool {
         valid = true;
     }
     if let Ok(introduce) = Introduce::decode(data) {
-        assert_eq!(Introduce::decode(content(&introduce.encode())), Ok(introduce));
+        assert_eq!(
+            Introduce::decode(content(&introduce.encode())),
+            Ok(introduce)
+        );
         valid = true;
     }
     valid
