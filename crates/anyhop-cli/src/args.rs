@@ -12,7 +12,8 @@ use clap::{
 
 pub(crate) use network::{
     AdminArgs, AdminChange, CreateArgs, ExportArgs, ImportArgs, InviteArgs, JoinArgs, LeaveArgs,
-    NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RotateArgs, SetArgs, Switch,
+    NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RenewArgs, RotateArgs, SetArgs,
+    Switch,
 };
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};

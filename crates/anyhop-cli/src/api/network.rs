@@ -11,6 +11,7 @@
 //! POST /v1/network/approve, deny      PeerAsk -> MemberReport
 //! GET  /v1/network/members            [MemberInfo]
 //! POST /v1/network/rename             RenameAsk -> MemberReport
+//! POST /v1/network/renew              RenewAsk -> MemberReport
 //! POST /v1/network/admin              AdminAsk -> MemberReport
 //! POST /v1/network/set                SetAsk -> SetReport
 //! POST /v1/network/revoke             PeerAsk -> MemberReport
@@ -175,6 +176,15 @@ pub(crate) struct RenameAsk {
     pub(crate) name: String,
 }
 
+/// Asks for a certificate that ends at another time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RenewAsk {
+    /// PeerId, part of one, or name.
+    pub(crate) peer: String,
+    /// How long from now.
+    pub(crate) expires_s: u64,
+}
+
 /// Asks to appoint an admin, or to end its term.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct AdminAsk {
@@ -197,6 +207,9 @@ pub(crate) struct MemberReport {
     /// What it may do, if it is a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<String>,
+    /// When its certificate ends, seconds since the Unix epoch, if it is a member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<u64>,
 }
 
 /// Asks for a change of what a member does; what is left out stays as it is.

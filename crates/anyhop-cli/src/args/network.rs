@@ -41,6 +41,8 @@ pub(crate) enum NetworkCommand {
     Members(NameArg),
     /// Give a member another name
     Rename(RenameArgs),
+    /// Let a member's certificate end later, or sooner
+    Renew(RenewArgs),
     /// Appoint an admin, or end its term
     Admin(AdminArgs),
     /// Change what this node or another member does for others, or show it
@@ -176,6 +178,19 @@ pub(crate) struct RenameArgs {
     /// The new name: 1 to 63 of a-z, 0-9 and `-`
     #[arg(value_name = "NEW")]
     pub(crate) new: MemberName,
+}
+
+/// `network renew`.
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    /// Name or id of the network
+    #[arg(value_name = "NAME")]
+    pub(crate) name: NetworkName,
+    /// PeerId, unique part of one, or name
+    pub(crate) peer: PeerSpec,
+    /// How long it holds from now on: a number with s, m, h, d or w
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = parse_time)]
+    pub(crate) expires: u64,
 }
 
 /// `network admin`.

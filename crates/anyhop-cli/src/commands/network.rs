@@ -14,11 +14,11 @@ use super::Context;
 use crate::{
     api::network::{
         AdminAsk, CreateAsk, Every, InviteAsk, LeaveReport, MemberReport, NetworkReport, PeerAsk,
-        RenameAsk, RotateAsk, RotateReport, SetAsk, SetReport,
+        RenameAsk, RenewAsk, RotateAsk, RotateReport, SetAsk, SetReport,
     },
     args::{
         AdminArgs, AdminChange, CreateArgs, InviteArgs, LeaveArgs, NamePeerArgs, NetworkCommand,
-        RenameArgs, RotateArgs, SetArgs, Switch,
+        RenameArgs, RenewArgs, RotateArgs, SetArgs, Switch,
     },
     error::{CliError, Code},
 };
@@ -47,6 +47,7 @@ pub(super) async fn run(context: Context, command: NetworkCommand) -> Result<(),
         NetworkCommand::Approve(args) => decide(context, args, true).await,
         NetworkCommand::Deny(args) => decide(context, args, false).await,
         NetworkCommand::Rename(args) => rename(context, args).await,
+        NetworkCommand::Renew(args) => renew(context, args).await,
         NetworkCommand::Admin(args) => admin(context, args).await,
         NetworkCommand::Set(args) => set(context, args).await,
         NetworkCommand::Revoke(args) => revoke(context, args).await,
@@ -176,6 +177,19 @@ async fn rename(context: Context, args: RenameArgs) -> Result<(), CliError> {
     context.output.result(&report, |r| {
         let name = r.name.as_deref().unwrap_or_default();
         format!("{} is {name} in {} now", r.peer_id, r.network)
+    })
+}
+
+async fn renew(context: Context, args: RenewArgs) -> Result<(), CliError> {
+    let context = context.about(args.name)?;
+    let ask = RenewAsk {
+        peer: args.peer.to_string(),
+        expires_s: args.expires,
+    };
+    let report: MemberReport = context.client().post("/v1/network/renew", &ask).await?;
+    context.output.result(&report, |r| {
+        let end = text::time(r.expires.unwrap_or_default());
+        format!("{} is a member of {} until {end}", r.peer_id, r.network)
     })
 }
 

@@ -1,6 +1,6 @@
 //! `up`.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhop::{Config, NetworkName, RelayConfig, Site, WebSocketConfig, WebSocketTls};
 
@@ -16,7 +16,7 @@ use crate::{
 
 pub(super) async fn run(
     state_dir: StateDir,
-    networks: Vec<NetworkName>,
+    mut networks: Vec<NetworkName>,
     output: Output,
     tell: bool,
     args: UpArgs,
@@ -37,6 +37,8 @@ pub(super) async fn run(
         max_circuits: args.max_circuits.unwrap_or(config.relay.max_circuits),
         ..config.relay
     };
+    let mut named = BTreeSet::new();
+    networks.retain(|name| named.insert(name.clone()));
     let settings = Settings { networks, config };
     daemon::run(state_dir, settings, output, tell).await
 }

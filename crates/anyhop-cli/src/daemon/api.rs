@@ -153,8 +153,10 @@ async fn trace_peer(
         return Err(CliError::usage(why).into());
     }
     let peer = presence.resolve(&peer)?;
-    let names = presence.state_dir.names()?;
-    let report = trace::run(&presence.node, peer, &names, query.count).await?;
+    let mut report = trace::run(&presence.node, peer, query.count).await?;
+    for hop in &mut report.hops {
+        hop.name = presence.name_of(&hop.peer_id)?;
+    }
     Ok(Json(report))
 }
 

@@ -305,13 +305,13 @@ impl Daemon {
             return Err(CliError::new(Code::Refused, message)
                 .hint("stop the daemon, and start it in another one: `anyhop up --network NAME`"));
         }
-        if self.networks.remove(id).is_none() {
-            let message = format!("the network {name} was left already");
-            return Err(CliError::new(Code::NoNetwork, message));
-        }
         if was_default {
             let public = self.public().await?;
             self.networks.set_default(public.id());
+        }
+        if self.networks.remove(id).is_none() {
+            let message = format!("the network {name} was left already");
+            return Err(CliError::new(Code::NoNetwork, message));
         }
         match private {
             Some(network) => network.leave().await?,

@@ -48,7 +48,8 @@ impl Networks {
         let Some(named) = named else {
             let running = self.running();
             let default = running.default.and_then(|id| running.presences.get(&id));
-            return default.cloned().ok_or_else(|| unknown("the default", &[]));
+            let nowhere = || CliError::new(Code::NoNetwork, "this daemon is in no network");
+            return default.cloned().ok_or_else(nowhere);
         };
         let all = self.all();
         if let Some((presence, _)) = all.iter().find(|(p, _)| p.id().to_string() == named) {
@@ -59,7 +60,7 @@ impl Networks {
             (Some((presence, _)), None) => Ok(Arc::clone(presence)),
             (None, _) => {
                 let names: Vec<_> = all.iter().map(|(p, _)| p.name()).collect();
-                Err(unknown(&format!("{named:?}"), &names))
+                Err(unknown(named, &names))
             }
             (Some(_), Some(_)) => Err(ambiguous(named, &all)),
         }
@@ -99,8 +100,8 @@ impl Networks {
     }
 }
 
-fn unknown(what: &str, names: &[String]) -> CliError {
-    let message = format!("this daemon is not in a network {what}");
+fn unknown(named: &str, names: &[String]) -> CliError {
+    let message = format!("this daemon is not in a network {named:?}");
     let hint = format!(
         "it is in: {}. Make one with `anyhop network create NAME`, or join one with `anyhop network join INVITE`",
         names.join(", ")

@@ -140,6 +140,18 @@ impl Presence {
         spec.resolve(named, known.into_iter().chain([self.node.peer_id()]))
     }
 
+    /// The name of a peer: the user's for it, or a member's own.
+    pub(super) fn name_of(&self, peer: &str) -> Result<Option<String>, CliError> {
+        let names = self.state_dir.names()?;
+        let mut names = names.iter();
+        if let Some((name, _)) = names.find(|(_, p)| p.to_base58() == peer) {
+            return Ok(Some(name.to_owned()));
+        }
+        let mut members = self.members().into_iter();
+        let member = members.find(|(_, p)| p.to_base58() == peer);
+        Ok(member.map(|(name, _)| name))
+    }
+
     /// Names and ids of the members of a private network, as this node is to show them.
     fn members(&self) -> Vec<(String, PeerId)> {
         let members = self.node.private_network().map(|n| n.members());

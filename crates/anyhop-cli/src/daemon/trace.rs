@@ -5,17 +5,11 @@ use anyhop::{Node, PeerId, TraceHop};
 use crate::{
     api::{HopReport, TraceReport},
     error::CliError,
-    state::Names,
 };
 
 /// Traces a peer `rounds` times and averages what was answered. When the way changes in
-/// between, the rounds over the old one are dropped.
-pub(super) async fn run(
-    node: &Node,
-    peer: PeerId,
-    names: &Names,
-    rounds: u16,
-) -> Result<TraceReport, CliError> {
+/// between, the rounds over the old one are dropped. Names are not filled in.
+pub(super) async fn run(node: &Node, peer: PeerId, rounds: u16) -> Result<TraceReport, CliError> {
     let mut over_this_way: Vec<Vec<TraceHop>> = Vec::new();
     for _ in 0..rounds {
         let hops = node.trace(peer).await?;
@@ -28,10 +22,6 @@ pub(super) async fn run(
     let mut hops = merge(&over_this_way);
     if let (Some(first), Some(path)) = (hops.first_mut(), selected) {
         first.carrier = Some(path.carrier);
-    }
-    for hop in &mut hops {
-        let named = names.iter().find(|(_, p)| p.to_base58() == hop.peer_id);
-        hop.name = named.map(|(name, _)| name.to_owned());
     }
     Ok(TraceReport {
         peer_id: peer.to_base58(),

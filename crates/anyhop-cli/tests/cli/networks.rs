@@ -175,6 +175,15 @@ fn administer(owner: &Daemon, member: &Daemon) {
     let rotated = member.command(&["network", "rotate", "lab"]).ok().json();
     assert_eq!(rotated["epoch"], 2);
     until(owner, &SHOW, "the new epoch", |s| epoch_of(s) == 2);
+    let renewed = owner
+        .command(&["network", "renew", "lab", "carl", "--expires", "2w"])
+        .ok();
+    let ends = list(&owner.command(&["network", "members", "lab"]).ok());
+    let carl = ends.iter().find(|m| m["name"] == "carl");
+    assert_eq!(
+        renewed.json()["expires"],
+        carl.expect("a member")["expires"]
+    );
     let every = owner
         .command(&["network", "rotate", "lab", "--every", "7d"])
         .ok();
@@ -269,6 +278,23 @@ fn networks_of_one_daemon_share_nothing_and_a_command_names_one() {
 }
 
 #[test]
+fn of_two_networks_of_one_name_one_is_named_by_its_id() {
+    let (owner, other) = (Daemon::start(&[]), Daemon::start(&[]));
+    let create = ["network", "create", "lab"];
+    let ids = [&owner, &other].map(|d| string(&d.command(&create).ok().json()["id"]));
+    let text = invite(&owner, "lab", &[]);
+    other.command(&["network", "join", &text]).ok();
+    let error = other.command(&["network", "show", "lab"]).error(2);
+    for id in &ids {
+        assert!(string(&error["hint"]).contains(id), "{error}");
+        let show = other.command(&["network", "show", id]).ok().json();
+        assert_eq!(string(&show["id"]), *id);
+    }
+    let roles = ids.map(|id| other.command(&["network", "show", &id]).ok().json()["role"].clone());
+    assert_eq!(roles, ["member", "owner"]);
+}
+
+#[test]
 fn private_networks_come_back_at_the_same_ports_when_the_daemon_starts() {
     let (owner, member) = two();
     let show = ["network", "show", "lab"];
@@ -321,7 +347,8 @@ fn a_network_listens_where_it_is_told_from_then_on_or_is_not_there() {
 
 #[test]
 fn public_networks_run_beside_each_other_in_one_daemon() {
-    let daemon = Daemon::start(&["--network", "testnet", "--network", "main"]);
+    let up = ["testnet", "main", "testnet"].map(|n| ["--network", n]);
+    let daemon = Daemon::start(up.as_flattened());
     let networks = list(&daemon.command(&["network", "list"]).ok());
     let told: Vec<_> = networks
         .iter()

@@ -18,8 +18,8 @@ use super::{Answer, ApiError, In, read_ask, read_ask_up_to};
 use crate::{
     api::network::{
         AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
-        LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, RenameAsk, RotateAsk,
-        RotateReport, SetAsk, SetReport,
+        LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, RenameAsk, RenewAsk,
+        RotateAsk, RotateReport, SetAsk, SetReport,
     },
     args::MAX_BODY,
     daemon::{
@@ -46,6 +46,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/network/deny", post(deny))
         .route("/v1/network/members", get(members))
         .route("/v1/network/rename", post(rename))
+        .route("/v1/network/renew", post(renew))
         .route("/v1/network/admin", post(admin))
         .route("/v1/network/set", post(set))
         .route("/v1/network/revoke", post(revoke))
@@ -158,6 +159,15 @@ async fn rename(In(presence): In, body: Body) -> Answer<MemberReport> {
     Ok(Json(member(&presence, peer)))
 }
 
+async fn renew(In(presence): In, body: Body) -> Answer<MemberReport> {
+    let ask: RenewAsk = read_ask(body).await?;
+    let network = presence.private()?;
+    let peer = presence.resolve(&ask.peer)?;
+    let lifetime = Duration::from_secs(ask.expires_s);
+    to_the_end(async move { network.renew(peer, Some(lifetime)).await }).await??;
+    Ok(Json(member(&presence, peer)))
+}
+
 async fn admin(In(presence): In, body: Body) -> Answer<MemberReport> {
     let ask: AdminAsk = read_ask(body).await?;
     let network = presence.private()?;
@@ -225,6 +235,7 @@ async fn revoke(In(presence): In, body: Body) -> Answer<MemberReport> {
     to_the_end(async move { network.revoke(peer).await }).await??;
     Ok(Json(MemberReport {
         role: Some("none".to_owned()),
+        expires: None,
         ..before
     }))
 }
@@ -272,11 +283,13 @@ fn member(presence: &Presence, peer: PeerId) -> MemberReport {
     let members = presence.node.private_network().map(|n| n.members());
     let mut members = members.unwrap_or_default().into_iter();
     let member = members.find(|m| m.peer_id == peer_id);
+    let expires = member.as_ref().map(|m| m.expires);
     let (name, role) = member.map(|m| (m.name, m.role)).unzip();
     MemberReport {
         network: presence.name(),
         peer_id,
         name,
         role,
+        expires,
     }
 }
