@@ -5,7 +5,7 @@
 //! lock          held by the daemon (anyhop-os)
 //! control.sock  the daemon's control API, mode 0600
 //! names         names for peers, `name = PeerId` lines
-//! networks/ID/  a private network: `network` (anyhop) and the `listen` addresses
+//! networks/ID/  a network: `network` (anyhop) of a private one, or `public`; `listen` addresses
 //! ```
 
 use std::{

@@ -5,6 +5,7 @@
 //! POST /v1/networks/create            CreateAsk -> NetworkReport
 //! POST /v1/networks/import            ImportAsk -> NetworkReport
 //! POST /v1/networks/join              JoinAsk, upgrade: JoinTell
+//! POST /v1/networks/public            PublicAsk -> JoinReport
 //! GET  /v1/network                    NetworkReport
 //! POST /v1/network/invite             InviteAsk -> Invited
 //! GET  /v1/network/requests           [RequestInfo]
@@ -123,6 +124,22 @@ pub(crate) struct JoinAsk {
     pub(crate) invite: String,
     /// How this node is to be a member.
     pub(crate) membership: Membership,
+}
+
+/// Asks to enter a public network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PublicAsk {
+    /// Its name.
+    pub(crate) name: String,
+    /// Peers to stay connected to, multiaddrs ending in `/p2p/<PeerId>`.
+    #[serde(default)]
+    pub(crate) bootstrap: Vec<String>,
+    /// Where to listen; empty for any port where `up` listens.
+    #[serde(default)]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where to serve WebSockets.
+    #[serde(default)]
+    pub(crate) listen_ws: Vec<SocketAddr>,
 }
 
 /// How joining goes. Why it came to nothing is an error frame.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhop::{MemberName, NetworkName};
+use anyhop::{MemberName, NetworkName, PeerAddr};
 use clap::{Args, Subcommand};
 
 use super::parse_seconds;
@@ -29,7 +29,8 @@ pub(crate) enum NetworkCommand {
     Show(NameArg),
     /// Make an invitation to a private network, redeemed by this node
     Invite(InviteArgs),
-    /// Join a private network with an invitation; waits until it is decided
+    /// Join a private network with an invitation, and wait until it is decided; or a public
+    /// one by its name
     Join(JoinArgs),
     /// List who waits to be admitted
     Requests(NameArg),
@@ -153,9 +154,15 @@ pub(crate) struct InviteArgs {
 /// `network join`.
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// What `network invite` printed; `-` reads standard input
+    /// What `network invite` printed; `-` reads standard input. With --public a name
     #[arg(value_name = "INVITE")]
     pub(crate) invite: String,
+    /// Be in the public network of this name, from now on with each `up`
+    #[arg(long, conflicts_with_all = ["name", "timeout", "no_relaying", "no_signalling", "stealth"])]
+    pub(crate) public: bool,
+    /// Peer of a public network to stay connected to; may be given several times
+    #[arg(long, value_name = "MULTIADDR", requires = "public")]
+    pub(crate) bootstrap: Vec<PeerAddr>,
     /// This node's name among the members [default: made of its id]
     #[arg(long, value_name = "N")]
     pub(crate) name: Option<MemberName>,

@@ -1,21 +1,23 @@
 //! Nodes are started and left: one for each network.
 //!
-//! - **Start**: the networks that `up` names, then all private ones in the state directory.
-//! - **Steady state**: private networks are founded, joined, restored and left as commands
-//!   ask for it. One whose invitation has not been redeemed yet is there, too.
+//! - **Start**: the networks that `up` names, then all others in the state directory.
+//! - **Steady state**: networks are founded, joined, restored and left as commands ask for
+//!   it. One whose invitation has not been redeemed yet is there, too.
 //! - **Failure**: a network that does not start is told, and does not keep the others from
 //!   it. One that does not admit this node is forgotten.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhop::{
     Config, JoinError, MemberName, NetworkName, Node, OptOuts, PrivateNetwork, StartError,
     WebSocketConfig,
 };
+use anyhop_base::NetworkId;
 
 use super::{
     Daemon, Presence,
     listen::{self, Addresses},
+    public::PublicNetwork,
 };
 use crate::{
     api::network::LeaveReport,
@@ -51,10 +53,47 @@ impl Settings {
     }
 }
 
-/// A network that `up` names.
+/// A network to enter.
 enum Named {
-    Public(NetworkName),
+    Public(PublicNetwork),
     Private(Box<PrivateNetwork>),
+}
+
+impl Named {
+    fn name(&self) -> &NetworkName {
+        match self {
+            Self::Public(network) => &network.name,
+            Self::Private(network) => network.name(),
+        }
+    }
+
+    fn id(&self) -> NetworkId {
+        match self {
+            Self::Public(network) => network.name.id(),
+            Self::Private(network) => network.id(),
+        }
+    }
+
+    /// For its node, given what holds for nodes of any network.
+    fn config(self, mut config: Config) -> Config {
+        match self {
+            Self::Public(network) => {
+                config.network = network.name;
+                config.bootstrap.extend(network.bootstrap);
+            }
+            Self::Private(network) => config.private = Some(*network),
+        }
+        config
+    }
+}
+
+/// What the state directory has.
+#[derive(Default)]
+struct Stored {
+    private: Vec<PrivateNetwork>,
+    public: Vec<PublicNetwork>,
+    /// Why one that may be private is of no use.
+    unusable: Option<CliError>,
 }
 
 /// How somebody founds or joins a network.
@@ -71,43 +110,26 @@ impl Daemon {
     /// Enters the networks that `up` names and those in the state directory. Only the default
     /// one must work.
     pub(super) async fn enter_all(self: &Arc<Self>) -> Result<Arc<Presence>, CliError> {
-        let dir = self.state_dir.path().to_owned();
-        let stored = blocking(move || PrivateNetwork::list(&dir)).await??;
-        let mut private = Vec::new();
-        let mut unusable = None;
-        for (folder, network) in stored {
-            match network {
-                Ok(network) => private.push(network),
-                Err(e) => {
-                    let error = CliError::from(e);
-                    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                    self.teller.network_failed(&name, &error);
-                    unusable = Some(error);
-                }
-            }
-        }
+        let mut stored = self.stored().await?;
         let mut named = Vec::new();
         for name in &self.settings.networks {
-            named.push(choose(name, &mut private, unusable.as_ref())?);
+            named.push(stored.take(name)?);
         }
         if named.is_empty() {
-            named.push(Named::Public(NetworkName::default()));
+            named.push(stored.take(&NetworkName::default())?);
         }
-        let mut named = named.into_iter();
-        let first = named.next().expect("one is there, see above");
-        let default = self.enter_default(first).await?;
+        let private = stored
+            .private
+            .into_iter()
+            .map(|n| Named::Private(Box::new(n)));
+        let rest = private.chain(stored.public.into_iter().map(Named::Public));
+        let mut all = named.into_iter().chain(rest);
+        let first = all.next().expect("one is there, see above");
+        let default = self.enter(first, self.settings.config.clone()).await?;
         self.networks.set_default(default.id());
-        let rest = named.chain(private.into_iter().map(|n| Named::Private(Box::new(n))));
-        for network in rest {
-            let (name, entered) = match network {
-                Named::Public(name) => (name.to_string(), self.enter_public(name).await),
-                Named::Private(network) => {
-                    let name = network.name().to_string();
-                    let further = self.settings.further();
-                    (name, self.enter_stored(*network, further).await)
-                }
-            };
-            if let Err(error) = entered {
+        for network in all {
+            let name = network.name().to_string();
+            if let Err(error) = self.enter(network, self.settings.further()).await {
                 let error = error.context(&format!("network {name}"));
                 self.teller.network_failed(&name, &error);
             }
@@ -115,37 +137,52 @@ impl Daemon {
         Ok(default)
     }
 
-    async fn enter_default(self: &Arc<Self>, named: Named) -> Result<Arc<Presence>, CliError> {
-        let config = self.settings.config.clone();
-        match named {
-            Named::Public(network) => self.enter(Config { network, ..config }).await,
-            Named::Private(network) => self.enter_stored(*network, config).await,
+    /// What is in the state directory; tells what is of no use.
+    async fn stored(&self) -> Result<Stored, CliError> {
+        let dir = self.state_dir.path().to_owned();
+        let read = move || {
+            let public = PublicNetwork::list(&dir.join("networks"));
+            PrivateNetwork::list(&dir).map(|private| (private, public))
+        };
+        let (private, public) = blocking(read).await??;
+        let mut stored = Stored::default();
+        let failed = |folder: &Path, error: &CliError| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            self.teller.network_failed(&name, error);
+        };
+        for (folder, network) in private {
+            match network.map_err(CliError::from) {
+                Ok(network) => stored.private.push(network),
+                Err(error) => {
+                    failed(&folder, &error);
+                    stored.unusable = Some(error);
+                }
+            }
         }
+        for (folder, network) in public {
+            match network {
+                Ok(network) => stored.public.push(network),
+                Err(error) => failed(&folder, &error),
+            }
+        }
+        Ok(stored)
     }
 
-    async fn enter_public(
+    /// Enters a network, at the ports that it had if there is a folder of it.
+    async fn enter(
         self: &Arc<Self>,
-        network: NetworkName,
-    ) -> Result<Arc<Presence>, CliError> {
-        let further = self.settings.further();
-        self.enter(Config { network, ..further }).await
-    }
-
-    /// Enters a network of the state directory, at the ports that it had.
-    async fn enter_stored(
-        self: &Arc<Self>,
-        network: PrivateNetwork,
-        mut config: Config,
+        network: Named,
+        config: Config,
     ) -> Result<Arc<Presence>, CliError> {
         let name = network.name().to_string();
         let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
         let kept = Addresses::read(&folder)?;
+        let mut config = network.config(config);
         let told = std::mem::take(&mut config.listen);
         config.listen = listen::choose(&kept.udp, &told);
         if config.websocket.listen.is_empty() {
             config.websocket.listen.clone_from(&kept.websocket);
         }
-        config.private = Some(network);
         let node = match self.start(config.clone()).await {
             Err(e @ StartError::Bind { .. }) if !kept.udp.is_empty() => {
                 let error = CliError::from(e).context("its ports are taken, so that others are");
@@ -155,27 +192,42 @@ impl Daemon {
             }
             started => started?,
         };
-        let keep = kept.udp.is_empty();
+        let keep = kept.udp.is_empty() && folder.is_dir();
         let keep = keep.then(|| Addresses::of(&node, &kept));
         self.settle_in(node, &folder, keep).await
     }
 
-    /// Enters a network that was not there, at these addresses if any are given.
+    /// Enters a network that was put into the state directory just now, at these addresses
+    /// if any are given; takes it out again when that fails.
     async fn enter_first(
         self: &Arc<Self>,
-        network: PrivateNetwork,
+        network: Named,
         at: &Addresses,
     ) -> Result<Arc<Presence>, CliError> {
         let folder = PrivateNetwork::folder(self.state_dir.path(), network.id());
-        let mut config = self.settings.further();
-        config.private = Some(network);
+        let mut config = network.config(self.settings.further());
         config.websocket.listen.clone_from(&at.websocket);
         if !at.udp.is_empty() {
             config.listen.clone_from(&at.udp);
         }
-        let node = self.start(config).await?;
-        let keep = Addresses::of(&node, at);
-        self.settle_in(node, &folder, Some(keep)).await
+        let entered = async {
+            let node = self.start(config).await?;
+            let keep = Addresses::of(&node, at);
+            self.settle_in(node, &folder, Some(keep)).await
+        };
+        match entered.await {
+            Ok(presence) => {
+                self.teller.entered(&presence);
+                Ok(presence)
+            }
+            Err(e) => {
+                // Nobody has heard of it yet.
+                if let Err(e) = remove_folder(&folder) {
+                    tracing::warn!(folder = %folder.display(), "not removed: {e}");
+                }
+                Err(e)
+            }
+        }
     }
 
     /// Has commands find a node, and the next start its addresses.
@@ -189,12 +241,6 @@ impl Daemon {
             node.close().await;
             return Err(e);
         }
-        self.settle(node)
-    }
-
-    /// Enters a network of which nothing is kept.
-    async fn enter(self: &Arc<Self>, config: Config) -> Result<Arc<Presence>, CliError> {
-        let node = self.start(config).await?;
         self.settle(node)
     }
 
@@ -258,12 +304,7 @@ impl Daemon {
         let network = PrivateNetwork::join(invite, how.name.clone(), how.opt_outs)?;
         match self.networks.get(network.id()) {
             Some(presence) if presence.is_joining() => Ok(presence),
-            Some(presence) => {
-                let name = presence.name();
-                let message = format!("this node is in the network {name} already");
-                Err(CliError::new(Code::Refused, message)
-                    .hint("`anyhop network show NAME` tells as what; leave it first to join anew"))
-            }
+            Some(presence) => Err(already(&presence.name())),
             None => self.enter_new(network, how).await,
         }
     }
@@ -275,21 +316,30 @@ impl Daemon {
     ) -> Result<Arc<Presence>, CliError> {
         self.networks.check_room()?;
         let dir = self.state_dir.path().to_owned();
-        let folder = PrivateNetwork::folder(&dir, network.id());
         let network = blocking(move || network.stored_in(&dir)).await??;
-        match self.enter_first(network, &how.listen).await {
-            Ok(presence) => {
-                self.teller.entered(&presence);
-                Ok(presence)
-            }
-            Err(e) => {
-                // Nobody has heard of it yet.
-                if let Err(e) = std::fs::remove_dir_all(&folder) {
-                    tracing::warn!(folder = %folder.display(), "not removed: {e}");
-                }
-                Err(e)
-            }
+        let network = Named::Private(Box::new(network));
+        self.enter_first(network, &how.listen).await
+    }
+
+    /// Enters a public network, from now on with each start.
+    pub(super) async fn join_public(
+        self: &Arc<Self>,
+        network: PublicNetwork,
+        listen: Addresses,
+    ) -> Result<Arc<Presence>, CliError> {
+        let id = network.name.id();
+        if self.networks.get(id).is_some() {
+            return Err(already(network.name.as_str()));
         }
+        self.networks.check_room()?;
+        let folder = PrivateNetwork::folder(self.state_dir.path(), id);
+        let (kept, at) = (network.clone(), folder.clone());
+        blocking(move || kept.write(&at)).await?.map_err(|e| {
+            let message = format!("cannot write to {}: {e}", folder.display());
+            CliError::new(Code::StateDir, message)
+                .hint("check the directory's owner and permissions")
+        })?;
+        self.enter_first(Named::Public(network), &listen).await
     }
 
     /// Leaves a network; the default one for the public network that the daemon was in.
@@ -315,7 +365,18 @@ impl Daemon {
         }
         match private {
             Some(network) => network.leave().await?,
-            None => presence.node.close().await,
+            None => {
+                presence.node.close().await;
+                let folder = PrivateNetwork::folder(self.state_dir.path(), id);
+                blocking(move || remove_folder(&folder))
+                    .await?
+                    .map_err(|e| {
+                        let message =
+                            format!("left {name}, but it comes back at the next start: {e}");
+                        CliError::new(Code::StateDir, message)
+                            .hint("check the state directory's owner and permissions")
+                    })?;
+            }
         }
         presence.tasks.stop.cancel();
         self.teller.left(presence);
@@ -336,7 +397,8 @@ impl Daemon {
         match public.next() {
             Some((presence, _)) => Ok(Arc::clone(presence)),
             None => {
-                let presence = self.enter_public(NetworkName::default()).await?;
+                let main = Named::Public(PublicNetwork::default());
+                let presence = self.enter(main, self.settings.further()).await?;
                 self.teller.entered(&presence);
                 Ok(presence)
             }
@@ -362,26 +424,44 @@ impl Daemon {
     }
 }
 
-/// The network that `up` names, taken out of the stored ones if it is one of these.
-fn choose(
-    name: &NetworkName,
-    stored: &mut Vec<PrivateNetwork>,
-    unusable: Option<&CliError>,
-) -> Result<Named, CliError> {
-    let by_id = stored
-        .iter()
-        .position(|n| n.id().to_string() == name.as_str());
-    let by_name = || stored.iter().position(|n| n.name() == name);
-    if let Some(at) = by_id.or_else(by_name) {
-        return Ok(Named::Private(Box::new(stored.remove(at))));
-    }
-    match unusable {
-        // A private network must not become a public one because its file is damaged.
-        Some(error) if *name != NetworkName::default() => {
-            let what = format!("whether {name} is a private network cannot be told");
-            Err(error.clone().context(&what))
+impl Stored {
+    /// The network that `up` names: one of these, which is taken out, or a public one.
+    fn take(&mut self, name: &NetworkName) -> Result<Named, CliError> {
+        let private = &mut self.private;
+        let by_id = private
+            .iter()
+            .position(|n| n.id().to_string() == name.as_str());
+        // What is meant without an option is public.
+        let is_default = *name == NetworkName::default();
+        let by_name = || private.iter().position(|n| n.name() == name && !is_default);
+        if let Some(at) = by_id.or_else(by_name) {
+            return Ok(Named::Private(Box::new(private.remove(at))));
         }
-        _ => Ok(Named::Public(name.clone())),
+        if let Some(error) = self.unusable.as_ref().filter(|_| !is_default) {
+            // A private network must not become a public one because its file is damaged.
+            let what = format!("whether {name} is a private network cannot be told");
+            return Err(error.clone().context(&what));
+        }
+        let at = self.public.iter().position(|n| n.name == *name);
+        let public = at.map(|at| self.public.remove(at));
+        Ok(Named::Public(public.unwrap_or_else(|| PublicNetwork {
+            name: name.clone(),
+            ..PublicNetwork::default()
+        })))
+    }
+}
+
+fn already(name: &str) -> CliError {
+    let message = format!("this node is in the network {name} already");
+    CliError::new(Code::Refused, message)
+        .hint("`anyhop network show NAME` tells as what; leave it first to join anew")
+}
+
+/// Removes a network's folder, if there is one.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 

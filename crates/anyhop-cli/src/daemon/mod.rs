@@ -6,6 +6,7 @@
 //! networks  which networks it is in, and which one a command means
 //! enter     nodes are started and left: public networks, private ones
 //! presence  what belongs to one network: node, inbox, services
+//! public    public networks that come back
 //! listen    ports that stay the same
 //! events    what happens on nodes, told
 //! server    the control socket and its limits
@@ -33,6 +34,7 @@ mod listen;
 mod networks;
 mod pipe;
 mod presence;
+mod public;
 mod run;
 mod server;
 mod trace;

@@ -278,6 +278,43 @@ fn networks_of_one_daemon_share_nothing_and_a_command_names_one() {
 }
 
 #[test]
+fn a_public_network_is_joined_by_its_name_and_comes_back_until_it_is_left() {
+    let other = Daemon::start(&["--network", "testnet"]);
+    let daemon = Daemon::start(&[]);
+    let join = ["network", "join", "testnet", "--public"];
+    let join = [&join[..], &["--bootstrap", &other.addresses[0]]].concat();
+    let joined = daemon.command(&join).ok().json();
+    assert_eq!(keys(&joined), ["network", "peer_id"]);
+    assert_eq!(joined["peer_id"], daemon.peer_id.as_str());
+    assert_eq!(daemon.command(&join).error(6)["code"], "refused");
+    let ping = ["--network", "testnet", "ping", &other.peer_id, "-c", "1"];
+    daemon.command(&ping).ok();
+    let show = ["network", "show", "testnet"];
+    let before = daemon.command(&show).ok().json();
+    assert_eq!(
+        (&before["kind"], &before["role"]),
+        (&"public".into(), &Value::Null)
+    );
+    let daemon = Daemon::start_in(daemon.stop(), &[]);
+    assert_eq!(daemon.command(&show).ok().json(), before);
+    daemon.command(&ping).ok();
+    // As the default one it has its bootstrap peers, too.
+    let daemon = Daemon::start_in(daemon.stop(), &["--network", "testnet"]);
+    daemon.command(&["ping", &other.peer_id, "-c", "1"]).ok();
+    assert_eq!(list(&daemon.command(&["network", "list"]).ok()).len(), 1);
+    let daemon = Daemon::start_in(daemon.stop(), &[]);
+    daemon.command(&["network", "leave", "testnet"]).ok();
+    let daemon = Daemon::start_in(daemon.stop(), &[]);
+    daemon.command(&show).error(10);
+    for bad in [
+        &["network", "join", "Bad", "--public"][..],
+        &["network", "join", "x", "--public", "--name", "y"],
+    ] {
+        daemon.command(bad).error(2);
+    }
+}
+
+#[test]
 fn of_two_networks_of_one_name_one_is_named_by_its_id() {
     let (owner, other) = (Daemon::start(&[]), Daemon::start(&[]));
     let create = ["network", "create", "lab"];

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Context;
 use crate::{
-    api::network::{JoinAsk, JoinReport, JoinTell},
+    api::network::{JoinAsk, JoinReport, JoinTell, PublicAsk},
     args::JoinArgs,
     client::Reader,
     error::{CliError, Code},
@@ -20,6 +20,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 const MAX_INVITE: u64 = 16 << 10;
 
 pub(super) async fn run(context: &Context, args: JoinArgs) -> Result<(), CliError> {
+    if args.public {
+        return public(context, args).await;
+    }
     let ask = JoinAsk {
         invite: read_invite(args.invite)?,
         membership: args.membership.ask(args.name),
@@ -30,9 +33,26 @@ pub(super) async fn run(context: &Context, args: JoinArgs) -> Result<(), CliErro
         .upgrade_with("/v1/networks/join", &ask)
         .await?;
     let report = wait(context, &mut reader, args.timeout.map(output::seconds)).await?;
-    context.output.result(&report, |r| {
-        format!("joined the network {} as {}", r.network, r.peer_id)
-    })
+    context.output.result(&report, joined)
+}
+
+/// Nobody has to admit anybody: done when the node runs.
+async fn public(context: &Context, args: JoinArgs) -> Result<(), CliError> {
+    let listen = args.membership.listen;
+    let ask = PublicAsk {
+        name: args.invite,
+        bootstrap: args.bootstrap.iter().map(ToString::to_string).collect(),
+        listen: listen.listen,
+        listen_ws: listen.listen_ws,
+    };
+    let client = context.client();
+    let report: JoinReport = client.post("/v1/networks/public", &ask).await?;
+    context.output.result(&report, joined)
+}
+
+fn joined(report: &JoinReport) -> String {
+    let (network, peer_id) = (&report.network, &report.peer_id);
+    format!("joined the network {network} as {peer_id}")
 }
 
 fn read_invite(typed: String) -> Result<String, CliError> {

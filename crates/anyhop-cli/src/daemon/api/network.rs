@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop::{
-    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, OptOuts, PeerId,
-    RequestInfo,
+    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, OptOuts, PeerAddr,
+    PeerId, RequestInfo,
 };
 use axum::{
     Json, Router,
@@ -18,8 +18,8 @@ use super::{Answer, ApiError, In, read_ask, read_ask_up_to};
 use crate::{
     api::network::{
         AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
-        LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, RenameAsk, RenewAsk,
-        RotateAsk, RotateReport, SetAsk, SetReport,
+        JoinReport, LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, PublicAsk,
+        RenameAsk, RenewAsk, RotateAsk, RotateReport, SetAsk, SetReport,
     },
     args::MAX_BODY,
     daemon::{
@@ -27,6 +27,7 @@ use crate::{
         enter::{As, to_the_end},
         join,
         listen::Addresses,
+        public::{MAX_BOOTSTRAP, PublicNetwork},
         server::upgrade,
     },
     error::CliError,
@@ -39,6 +40,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/networks/create", post(create))
         .route("/v1/networks/import", post(import))
         .route("/v1/networks/join", post(join))
+        .route("/v1/networks/public", post(join_public))
         .route("/v1/network", get(show))
         .route("/v1/network/invite", post(invite))
         .route("/v1/network/requests", get(requests))
@@ -62,10 +64,7 @@ async fn list(State(daemon): State<Arc<Daemon>>) -> Json<Vec<NetworkReport>> {
 
 async fn create(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<NetworkReport> {
     let ask: CreateAsk = read_ask(body).await?;
-    let name: NetworkName = ask
-        .name
-        .parse()
-        .map_err(|e: anyhop_base::NetworkNameError| CliError::usage(e.to_string()))?;
+    let name = network_name(&ask.name)?;
     let presence = daemon.create(name, how(&ask.membership)?).await?;
     Ok(Json(presence.report(false)))
 }
@@ -87,6 +86,36 @@ async fn join(State(daemon): State<Arc<Daemon>>, request: Request) -> Result<Res
         join::tell(presence, reader, writer)
     })?;
     Ok(response)
+}
+
+async fn join_public(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<JoinReport> {
+    let ask: PublicAsk = read_ask(body).await?;
+    if ask.bootstrap.len() > MAX_BOOTSTRAP {
+        let message = format!("a network has at most {MAX_BOOTSTRAP} bootstrap peers");
+        return Err(CliError::usage(message).into());
+    }
+    let peer = |text: &String| -> Result<PeerAddr, CliError> {
+        let parsed = text.parse();
+        parsed.map_err(|e| CliError::usage(format!("{text:?} is no address of a peer: {e}")))
+    };
+    let network = PublicNetwork {
+        name: network_name(&ask.name)?,
+        bootstrap: ask.bootstrap.iter().map(peer).collect::<Result<_, _>>()?,
+    };
+    let listen = Addresses {
+        udp: ask.listen,
+        websocket: ask.listen_ws,
+    };
+    let presence = daemon.join_public(network, listen).await?;
+    Ok(Json(JoinReport {
+        network: presence.name(),
+        peer_id: presence.node.peer_id().to_base58(),
+    }))
+}
+
+fn network_name(name: &str) -> Result<NetworkName, CliError> {
+    let name = name.parse();
+    name.map_err(|e: anyhop_base::NetworkNameError| CliError::usage(e.to_string()))
 }
 
 fn how(membership: &Membership) -> Result<As, CliError> {
