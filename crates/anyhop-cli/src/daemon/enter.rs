@@ -251,7 +251,12 @@ impl Daemon {
     /// Has commands find a node.
     fn settle(self: &Arc<Self>, node: Node) -> Result<Arc<Presence>, CliError> {
         let events = node.events();
-        let presence = Presence::new(node, self.state_dir.clone(), self.tasks.child())?;
+        let presence = Presence::new(
+            node,
+            self.state_dir.clone(),
+            &self.networks,
+            self.tasks.child(),
+        )?;
         let follow = self.teller.clone().follow(presence.name(), events);
         presence.tasks.spawn(follow);
         if presence.is_joining() {

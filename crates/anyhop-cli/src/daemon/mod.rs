@@ -39,6 +39,8 @@ mod run;
 mod server;
 mod trace;
 
+use std::sync::Arc;
+
 use anyhop::Keypair;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -54,7 +56,7 @@ struct Daemon {
     state_dir: StateDir,
     keypair: Keypair,
     settings: Settings,
-    networks: Networks,
+    networks: Arc<Networks>,
     teller: Teller,
     tasks: Tasks,
 }

@@ -1,12 +1,12 @@
 //! The daemon's presence in one network: a node, and what commands have on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhop::{NetworkHandle, NetworkKind, Node, PeerId};
 use anyhop_base::NetworkId;
 
 use super::{
-    Tasks,
+    Networks, Tasks,
     bench::{self, BenchGate},
     forward::{self, Exposed},
     inbox::Inbox,
@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Presence {
     pub(super) node: Node,
     pub(super) state_dir: StateDir,
+    /// The daemon's networks, this one among them.
+    networks: Weak<Networks>,
     pub(super) inbox: Inbox,
     pub(super) exposed: Arc<Exposed>,
     pub(super) bench: Arc<BenchGate>,
@@ -35,12 +37,14 @@ impl Presence {
     pub(super) fn new(
         node: Node,
         state_dir: StateDir,
+        networks: &Arc<Networks>,
         tasks: Tasks,
     ) -> Result<Arc<Self>, CliError> {
         let presence = Self {
             inbox: Inbox::new(node.clone()),
             node,
             state_dir,
+            networks: Arc::downgrade(networks),
             exposed: Arc::default(),
             bench: Arc::default(),
             tasks,
@@ -137,7 +141,21 @@ impl Presence {
         let named = names.iter();
         let named = named.chain(members.iter().map(|(name, peer)| (name.as_str(), *peer)));
         let known = self.node.known_peers();
-        spec.resolve(named, known.into_iter().chain([self.node.peer_id()]))
+        let found = spec.resolve(named, known.into_iter().chain([self.node.peer_id()]));
+        found.map_err(|e| match self.elsewhere(text) {
+            Some(network) => e.hint(format!(
+                "{text} is a member of the network {network}: add --network {network}"
+            )),
+            None => e,
+        })
+    }
+
+    /// Another network that has a member of this name.
+    fn elsewhere(&self, name: &str) -> Option<String> {
+        let networks = self.networks.upgrade()?;
+        let mut others = networks.all().into_iter().map(|(p, _)| p);
+        let has = |p: &Arc<Self>| p.members().iter().any(|(n, _)| n == name);
+        others.find(has).map(|p| p.name())
     }
 
     /// The name of a peer: the user's for it, or a member's own.

@@ -34,7 +34,7 @@ pub(crate) async fn run(
         keypair: state_dir.keypair()?,
         state_dir,
         settings,
-        networks: Networks::default(),
+        networks: Arc::new(Networks::default()),
         teller: Teller::new(output, tell),
         tasks: Tasks::default(),
     });

@@ -247,6 +247,7 @@ fn networks_of_one_daemon_share_nothing_and_a_command_names_one() {
     assert!(!list(&owner.command(&["peers", "--network", "lab"]).ok()).is_empty());
     let error = owner.command(&["ping", "m", "-c", "1"]).error(2);
     assert!(string(&error["message"]).contains("no name"), "{error}");
+    assert!(string(&error["hint"]).contains("--network lab"), "{error}");
     // By id, as well.
     let networks = list(&owner.command(&["network", "list"]).ok());
     let (lab, main) = (&networks[0], &networks[1]);
