@@ -46,9 +46,11 @@ fn kind(n: &NetworkReport) -> &'static str {
     }
 }
 
-/// Members.
+/// Members, in the order of their names.
 pub(super) fn members(members: &[MemberInfo]) -> String {
-    let row = |m: &MemberInfo| {
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_by_key(|m| &m.name);
+    let row = |m: &&MemberInfo| {
         vec![
             m.name.clone(),
             m.role.clone(),
