@@ -33,6 +33,7 @@ pub const PROBE_EXPORTER_LABEL: &[u8] = b"EXPORTER-anyhop-probe-1";
 
 const MAC_AT: usize = 48;
 const ATTEMPT_AT: usize = 18;
+const USED_AT: usize = 18;
 const PING: u8 = 0;
 const PONG: u8 = 1;
 const NOMINATING_PING: u8 = 2;
@@ -65,6 +66,8 @@ pub enum Probe {
     Lost {
         /// QUIC's id of the path.
         path: u32,
+        /// Whether the sender may have data in flight on it, or the receiver may.
+        used: bool,
     },
 }
 
@@ -135,8 +138,9 @@ impl ProbeKeys {
                 put_address(&mut out[18..36], observed);
                 nonce
             }
-            Probe::Lost { path } => {
+            Probe::Lost { path, used } => {
                 out[1] = LOST;
+                out[USED_AT] = used.into();
                 u64::from(path)
             }
         };
@@ -172,6 +176,7 @@ impl ProbeKeys {
             }),
             LOST => Some(Probe::Lost {
                 path: nonce.try_into().ok()?,
+                used: packet[USED_AT] != 0,
             }),
             _ => None,
         }
@@ -278,12 +283,16 @@ mod tests {
     #[test]
     fn the_loss_of_a_path_is_told_with_its_id_in_place_of_a_nonce() {
         let (client, server) = keys();
-        let lost = Probe::Lost { path: 0x0102_0304 };
-        let packet = client.seal(lost);
-        assert_eq!(server.open(&packet), Some(lost));
-        assert_eq!(packet[..2], [3, 3]);
-        assert_eq!(packet[10..18], [0, 0, 0, 0, 1, 2, 3, 4]);
-        assert_eq!(packet[18..48], [0; 30]);
+        for used in [false, true] {
+            let path = 0x0102_0304;
+            let lost = Probe::Lost { path, used };
+            let packet = client.seal(lost);
+            assert_eq!(server.open(&packet), Some(lost));
+            assert_eq!(packet[..2], [3, 3]);
+            assert_eq!(packet[10..18], [0, 0, 0, 0, 1, 2, 3, 4]);
+            assert_eq!(packet[18], u8::from(used));
+            assert_eq!(packet[19..48], [0; 29]);
+        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use super::{
     IDLE_TICK, LOOK_BACK, PUNCH_RETRY, PUNCH_RETRY_MAX, STANDBY_CHECK, STANDBY_DELAY,
     STANDBY_RETRY, STANDBY_RETRY_MAX, SUSPECT_TICK, WEBSOCKET_HOLD, WEBSOCKET_RETRY,
     WEBSOCKET_RETRY_MAX,
-    state::{self, PathState, Retry},
+    state::{PathState, Retry},
     websocket_delay,
 };
 use crate::{carrier::CarrierId, circuit::CircuitId, nat::Family};
@@ -93,8 +93,9 @@ pub enum Action {
     Revive(PathKey),
     /// Send new data on this path, keep the others as backups.
     Select(PathKey),
-    /// Tell the peer that this path is dead, over the selected one.
-    TellLost(PathKey),
+    /// Tell the peer over the selected path that this one is dead, and whether there may be
+    /// data in flight on it.
+    TellLost(PathKey, bool),
     /// Close this path.
     Close(PathKey, CloseReason),
     /// Run a punch, then report with [`PathAgent::handle_punch_done`].
@@ -275,19 +276,25 @@ impl PathAgent {
         }
     }
 
-    /// The peer says that nothing comes back to it over this path.
-    pub fn handle_peer_lost(&mut self, now: Instant, key: PathKey) {
+    /// The peer says that nothing comes back to it over this path, and whether there may be
+    /// data in flight on it. It says so as long as that is so: the path is not used meanwhile,
+    /// even if the peer answers over it, since the peer may have it lead to where this host
+    /// was before.
+    pub fn handle_peer_lost(&mut self, now: Instant, key: PathKey, used: bool) {
         let selected = self.selected == Some(key);
-        let Some(path) = self.paths.get_mut(&key).filter(|p| p.alive()) else {
+        let Some(path) = self.paths.get_mut(&key) else {
             return;
         };
-        path.dead = true;
+        let was_alive = path.alive();
+        path.peer_lost_at = Some(now);
+        path.peer_used = Some(used);
+        if !was_alive {
+            self.decide(now);
+            return;
+        }
         path.heard = None;
         path.lose(now, selected);
-        // The peer knows.
-        path.told = state::TELL_LOST;
         path.unanswered_since.get_or_insert(now);
-        path.pings = DEAD_PINGS;
         self.busy = true;
         self.actions.push_back(Action::Ping(key));
         self.decide(now);
@@ -517,6 +524,7 @@ impl PathAgent {
     }
 
     fn decide(&mut self, now: Instant) {
+        self.take_back(now);
         self.select();
         self.tell_lost(now);
         self.close_dead(now);
@@ -528,6 +536,15 @@ impl PathAgent {
         }
         self.look_for_websocket(now);
         self.look_for_family(now);
+    }
+
+    /// What the peer does not call lost any more lives, unless it is dead here.
+    fn take_back(&mut self, now: Instant) {
+        for (key, path) in &mut self.paths {
+            if path.peer_is_silent_about_it(now) {
+                self.actions.push_back(Action::Revive(*key));
+            }
+        }
     }
 
     fn select(&mut self) {
@@ -559,14 +576,15 @@ impl PathAgent {
         }
         for (key, path) in &mut self.paths {
             if !path.closing && path.tell_due(now) {
-                self.actions.push_back(Action::TellLost(*key));
+                self.actions
+                    .push_back(Action::TellLost(*key, path.was_used));
             }
         }
     }
 
-    /// Closes what has been lost for [`LOST_HOLD`](super::LOST_HOLD), or at once what carried nothing, when another path has answered since:
-    /// two that died of one thing must not each be closed for the other's sake, by one side
-    /// each.
+    /// Closes what has been lost for [`LOST_HOLD`](super::LOST_HOLD), or as soon as both sides
+    /// know that nothing is in flight on it, when another path has answered since: two that
+    /// died of one thing must not each be closed for the other's sake, by one side each.
     fn close_dead(&mut self, now: Instant) {
         if self.offline {
             return;

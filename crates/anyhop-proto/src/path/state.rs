@@ -16,9 +16,13 @@ const WEBSOCKET_SURCHARGE: Duration = Duration::from_millis(10);
 
 /// Stands for a round trip that no sample has told yet: worse than any real one.
 const UNMEASURED: Duration = Duration::from_secs(3600);
-/// How often the peer is told that a path is dead, and the time between.
-pub(super) const TELL_LOST: u32 = 3;
+/// The peer is told so often in quick succession that a path is dead, since that may be lost.
+const TELL_OFTEN: u32 = 3;
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
+/// Then it is told this often, as long as that is so.
+const TELL_AGAIN: Duration = Duration::from_millis(250);
+/// A path that the peer has not called dead for this long is not, for the peer.
+const PEER_SILENT: Duration = Duration::from_millis(600);
 /// Datagrams between two readings of the counters that are more than keep-alives and
 /// acknowledgements of such.
 const CARRIES: u64 = 4;
@@ -49,6 +53,10 @@ pub(super) struct PathState {
     pub(super) lost_since: Option<Instant>,
     /// There may be data in flight on it: it was the selected path then, or the peer's.
     pub(super) was_used: bool,
+    /// Whether the peer says so of itself; `None` while it has not said that it is lost.
+    pub(super) peer_used: Option<bool>,
+    /// When the peer last said that it is lost, until it has not said so for a while.
+    pub(super) peer_lost_at: Option<Instant>,
     /// When it last brought so much that the peer must have selected it.
     pub(super) carried_at: Option<Instant>,
     /// Nothing but a pong counts as an answer.
@@ -78,6 +86,8 @@ impl PathState {
             ended: false,
             lost_since: None,
             was_used: false,
+            peer_used: None,
+            peer_lost_at: None,
             carried_at: None,
             pong_wanted: false,
             told: 0,
@@ -119,11 +129,17 @@ impl PathState {
 
     /// Whether the peer is to be told now that it is lost; it counts as told then.
     pub(super) fn tell_due(&mut self, now: Instant) -> bool {
+        let interval = if self.told < TELL_OFTEN {
+            TELL_INTERVAL
+        } else {
+            TELL_AGAIN
+        };
         let last = self.told_at;
-        let waited = last.is_none_or(|at| now.saturating_duration_since(at) >= TELL_INTERVAL);
-        let due = !self.alive() && self.told < TELL_LOST && waited;
+        let waited = last.is_none_or(|at| now.saturating_duration_since(at) >= interval);
+        // What only the peer calls lost is not told back: each would wait for the other.
+        let due = (self.dead || self.ended) && waited;
         if due {
-            self.told += 1;
+            self.told = self.told.saturating_add(1);
             self.told_at = Some(now);
         }
         due
@@ -190,7 +206,20 @@ impl PathState {
     }
 
     pub(super) fn alive(&self) -> bool {
-        !self.dead && !self.ended
+        !self.dead && !self.ended && self.peer_lost_at.is_none()
+    }
+
+    /// Whether the peer has ceased to call it lost just now, and it lives.
+    pub(super) fn peer_is_silent_about_it(&mut self, now: Instant) -> bool {
+        let silent = |at: &mut Instant| now.saturating_duration_since(*at) >= PEER_SILENT;
+        let ceased = self.peer_lost_at.take_if(silent).is_some();
+        let lives = ceased && self.alive();
+        if lives {
+            self.lost_since = None;
+            self.peer_used = None;
+            self.told = 0;
+        }
+        lives
     }
 
     /// Answers whether it was dead until now.
@@ -199,11 +228,13 @@ impl PathState {
         self.unanswered_since = None;
         self.pings = 0;
         self.doubted = false;
-        if !self.ended {
+        let was_dead = std::mem::take(&mut self.dead);
+        if self.alive() {
             self.lost_since = None;
+            self.peer_used = None;
             self.told = 0;
         }
-        std::mem::take(&mut self.dead)
+        was_dead && self.alive()
     }
 
     pub(super) fn lose(&mut self, now: Instant, selected: bool) {
@@ -216,7 +247,7 @@ impl PathState {
 
     /// How long it stays open after it was lost.
     pub(super) fn hold(&self) -> Duration {
-        if self.was_used {
+        if self.was_used || self.peer_used != Some(false) {
             LOST_HOLD
         } else {
             Duration::ZERO

@@ -3,6 +3,7 @@
 
 mod aux;
 mod divert;
+mod kick;
 mod mux;
 mod reset;
 mod swarm;
@@ -25,6 +26,7 @@ use rand::RngExt;
 
 pub(crate) use aux::{AuxSet, Pin};
 pub(crate) use divert::Diversions;
+pub(crate) use kick::Kicks;
 pub(crate) use mux::{Fabric, PROBE_QUEUE, ProbePacket, canonical};
 pub(crate) use noq::{
     ConnectionError, Path, PathError, PathEvent, PathEvents, PathId, PathStatus, ReadError,
@@ -91,6 +93,8 @@ pub(crate) struct Connection {
     quic: noq::Connection,
     /// Where the packets of its dead paths go.
     pub(crate) diversions: Arc<Diversions>,
+    /// Has packets sent at once.
+    pub(crate) kicks: Arc<Kicks>,
 }
 
 impl Deref for Connection {
@@ -103,25 +107,44 @@ impl Deref for Connection {
 
 /// A handshake of somebody else.
 #[derive(Debug)]
-pub(crate) struct Incoming(noq::Incoming);
+pub(crate) struct Incoming {
+    incoming: noq::Incoming,
+    server: ServerConfig,
+    transport: TransportConfig,
+}
 
 impl Incoming {
     /// Tells the other side that it is not taken.
     pub(crate) fn refuse(self) {
-        self.0.refuse();
+        self.incoming.refuse();
     }
 
     /// Has the other side prove its address first; returned if it has.
     pub(crate) fn ask_for_proof(self) -> Option<Self> {
-        let asked = self.0.retry().err()?;
-        Some(Self(asked.into_incoming()))
+        let asked = self.incoming.retry().err()?;
+        Some(Self {
+            incoming: asked.into_incoming(),
+            ..self
+        })
     }
 
     /// Completes the handshake.
     pub(crate) async fn complete(self) -> Result<Connection, ConnectionError> {
-        let (connecting, diversions) = Diversions::of_new(|| self.0.accept());
+        let Self {
+            incoming,
+            mut server,
+            transport,
+        } = self;
+        let kicks = Arc::<Kicks>::default();
+        server.transport_config(kicked(&transport, &kicks));
+        let server = Arc::new(server);
+        let (connecting, diversions) = Diversions::of_new(|| incoming.accept_with(server));
         let quic = connecting?.await?;
-        Ok(Connection { quic, diversions })
+        Ok(Connection {
+            quic,
+            diversions,
+            kicks,
+        })
     }
 }
 
@@ -130,7 +153,8 @@ impl Incoming {
 pub(crate) struct Engine {
     endpoint: noq::Endpoint,
     identity: tls::Identity,
-    transport: Arc<TransportConfig>,
+    transport: TransportConfig,
+    server: ServerConfig,
     /// In a private network.
     swarm: Option<Arc<Swarm>>,
 }
@@ -143,7 +167,7 @@ impl Engine {
         limits: &Limits,
     ) -> Result<Self, StartError> {
         let identity = tls::Identity::new(keypair, alpn)?;
-        let transport = Arc::new(transport_config(limits));
+        let transport = transport_config(limits);
         let engine = |e: &dyn std::fmt::Display| StartError::Engine(e.to_string());
         let crypto = identity.server().map_err(|e| engine(&e))?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(|e| engine(&e))?;
@@ -153,7 +177,7 @@ impl Engine {
             Some(swarm) => ServerConfig::with_crypto(Arc::new(SwarmServer::new(crypto, swarm))),
         };
         server
-            .transport_config(Arc::clone(&transport))
+            .transport_config(Arc::new(transport.clone()))
             .max_incoming(limits.max_handshakes)
             .incoming_buffer_size(64 * 1024);
         let reset = reset::Keys::new(keypair)?;
@@ -163,7 +187,7 @@ impl Engine {
         config.grease_quic_bit(false);
         let endpoint = noq::Endpoint::new_with_abstract_socket(
             config,
-            Some(server),
+            Some(server.clone()),
             Box::new(mux::MuxSocket::new(fabric)),
             Arc::new(TokioRuntime),
         )
@@ -172,6 +196,7 @@ impl Engine {
             endpoint,
             identity,
             transport,
+            server,
             swarm,
         })
     }
@@ -189,12 +214,17 @@ impl Engine {
             None => noq::ClientConfig::new(Arc::new(crypto)),
             Some(swarm) => swarm.client(crypto, peer),
         };
-        config.transport_config(Arc::clone(&self.transport));
+        let kicks = Arc::<Kicks>::default();
+        config.transport_config(kicked(&self.transport, &kicks));
         // The server name is unused: the certificate is checked against the PeerId.
         let (connecting, diversions) =
             Diversions::of_new(|| self.endpoint.connect_with(config, addr, "anyhop"));
         match connecting.map_err(|e| failed(&e))?.await {
-            Ok(quic) if quic.is_multipath_enabled() => Ok(Connection { quic, diversions }),
+            Ok(quic) if quic.is_multipath_enabled() => Ok(Connection {
+                quic,
+                diversions,
+                kicks,
+            }),
             Ok(connection) => {
                 connection.close(Code::from_u32(close::PROTOCOL), b"multipath is required");
                 Err(ConnectError::Failed(
@@ -223,7 +253,13 @@ impl Engine {
             let incoming = self.endpoint.accept().await?;
             match &self.swarm {
                 Some(swarm) if !swarm.admits(&incoming) => incoming.ignore(),
-                _ => return Some(Incoming(incoming)),
+                _ => {
+                    return Some(Incoming {
+                        incoming,
+                        server: self.server.clone(),
+                        transport: self.transport.clone(),
+                    });
+                }
             }
         }
     }
@@ -285,6 +321,14 @@ fn transport_config(limits: &Limits) -> TransportConfig {
         .receive_observed_address_reports(true)
         .datagram_receive_buffer_size(None);
     transport
+}
+
+/// For one connection, whose paths obey its kicks.
+fn kicked(transport: &TransportConfig, kicks: &Arc<Kicks>) -> Arc<TransportConfig> {
+    let mut transport = transport.clone();
+    let kicked = kick::Kicked::new(Arc::clone(kicks));
+    transport.congestion_controller_factory(Arc::new(kicked));
+    Arc::new(transport)
 }
 
 fn explain(error: ConnectionError, impostor: &Mutex<Option<PeerId>>) -> ConnectError {

@@ -277,7 +277,7 @@ impl Driver {
             tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
                 Found::Alive(key) => self.agent.handle_pong(now, key),
-                Found::PeerLost(id) => self.peer_lost(id),
+                Found::PeerLost { path, used } => self.peer_lost(path, used),
                 Found::SeenAt(addr) => self.seen_at(addr),
                 Found::PingedFrom(addr) => {
                     self.conn.shows_itself_at(addr);
@@ -311,10 +311,10 @@ impl Driver {
         }
     }
 
-    /// Open direct paths over UDP.
+    /// Living direct paths over UDP.
     fn direct_paths(&self) -> usize {
-        let paths = self.paths.values();
-        paths.filter(|p| !is_virtual(&p.remote)).count()
+        let alive = self.paths.iter().filter(|(key, _)| self.agent.alive(**key));
+        alive.filter(|(_, p)| !is_virtual(&p.remote)).count()
     }
 
     /// The open path that leads to an address.
@@ -503,12 +503,20 @@ impl Driver {
                 }
                 Action::Revive(key) => {
                     if let Some(open) = self.paths.get(&key) {
+                        self.conn.quic.kicks.kick();
                         // Fails only for a path that is being closed.
                         let _ = open.path.ping();
                     }
                 }
-                Action::Select(_) => self.apply_selection(),
-                Action::TellLost(key) => self.tell_lost(key),
+                Action::Select(key) => {
+                    self.apply_selection();
+                    if let Some(open) = self.paths.get(&key) {
+                        // It may have been tried in vain before.
+                        self.conn.quic.kicks.kick();
+                        let _ = open.path.ping();
+                    }
+                }
+                Action::TellLost(key, used) => self.tell_lost(key, used),
                 Action::Close(key, reason) => self.close_path(key, reason),
                 Action::Punch => self.start_round(),
                 Action::TryFamily(family) => self.try_family(family),
@@ -579,6 +587,7 @@ impl Driver {
             return;
         };
         let remote = canonical(remote);
+        tracing::trace!(peer = %self.conn.peer, %remote, %id, "path opened");
         let key = self.next_key;
         self.next_key += 1;
         self.keys.insert(id, key);
@@ -604,6 +613,19 @@ impl Driver {
         self.look_often();
         self.sample();
         self.apply_selection();
+        self.close_duplicate(key, remote);
+    }
+
+    /// The engine opens a path by itself where the peer's packets come from, and another that
+    /// was lost may have come back there.
+    fn close_duplicate(&mut self, key: PathKey, remote: SocketAddr) {
+        let twin = |(other, open): (&PathKey, &OpenPath)| {
+            *other != key && open.remote == remote && self.agent.alive(*other)
+        };
+        let unneeded = self.agent.selected() != Some(key) && self.paths.iter().any(twin);
+        if self.conn.role == Role::Client && unneeded {
+            self.close_path(key, CloseReason::Unneeded);
+        }
     }
 
     fn path_closed(&mut self, id: PathId, reason: &str) {

@@ -48,8 +48,9 @@ pub(super) enum Found {
     PingedFrom(SocketAddr),
     /// The peer answers at this address, which is no path yet.
     AnswersAt(SocketAddr),
-    /// The peer says that nothing comes back over the engine's path of this id.
-    PeerLost(u32),
+    /// The peer says that nothing comes back over the engine's path of this id, and whether
+    /// it may have been in use.
+    PeerLost { path: u32, used: bool },
     /// An attempt reached this address, from a socket of its own if there is a pin.
     Reached(Choice, SocketAddr, Option<Pin>),
     /// An attempt failed.
@@ -185,14 +186,15 @@ impl Probing {
             Some(Probe::Pong { nonce, observed }) => {
                 self.handle_pong(now, packet.from, nonce, observed)
             }
-            Some(Probe::Lost { path }) => vec![Found::PeerLost(path)],
+            Some(Probe::Lost { path, used }) => vec![Found::PeerLost { path, used }],
             None => Vec::new(),
         }
     }
 
-    /// Tells the peer over a living path that another is dead.
-    pub(super) fn tell_lost(&self, over: SocketAddr, path: u32) {
-        self.send(over, Probe::Lost { path });
+    /// Tells the peer over a living path that another is dead, and whether
+    /// that one may have been in use.
+    pub(super) fn tell_lost(&self, over: SocketAddr, path: u32, used: bool) {
+        self.send(over, Probe::Lost { path, used });
     }
 
     /// Tells `waiting` when the peer's ping with this nonce comes in.

@@ -9,17 +9,18 @@ use crate::engine::{PathId, path_number};
 
 impl Driver {
     /// Tells the peer that a path is dead.
-    pub(super) fn tell_lost(&self, key: PathKey) {
+    pub(super) fn tell_lost(&self, key: PathKey, used: bool) {
         let selected = self.agent.selected().and_then(|key| self.paths.get(&key));
         if let (Some(lost), Some(over)) = (self.paths.get(&key), selected) {
-            self.probing.tell_lost(over.remote, path_number(lost.id));
+            self.probing
+                .tell_lost(over.remote, path_number(lost.id), used);
         }
     }
 
     /// The peer says that a path is dead.
-    pub(super) fn peer_lost(&mut self, id: u32) {
+    pub(super) fn peer_lost(&mut self, id: u32, used: bool) {
         if let Some(&key) = self.keys.get(&PathId::from(id)) {
-            self.agent.handle_peer_lost(now(), key);
+            self.agent.handle_peer_lost(now(), key, used);
         }
     }
 
@@ -30,6 +31,7 @@ impl Driver {
             return;
         }
         self.conn.quic.diversions.set(wanted.clone());
+        self.conn.quic.kicks.kick();
         for open in self.paths.values() {
             let is_new = |pair: &&(SocketAddr, SocketAddr)| !self.diverted.contains(pair);
             let mut pairs = wanted.iter().filter(is_new);
