@@ -7,9 +7,13 @@ use nix::{
     net::if_::InterfaceFlags,
 };
 
+/// What names of interfaces that Anyhop makes begin with.
+pub const INTERFACE_PREFIX: &str = "anyhop-";
+
 /// The IP addresses of all interfaces that are up and have a carrier, loopback included,
 /// each once and in order. IPv6 link-local addresses, which mean nothing without their
-/// interface, are left out.
+/// interface, are left out, and so are those of Anyhop's own interfaces: a path there would run
+/// over itself.
 ///
 /// # Errors
 /// What the system said.
@@ -24,7 +28,7 @@ pub(crate) fn named_addresses() -> io::Result<BTreeSet<(String, IpAddr)>> {
     let addresses = getifaddrs()?
         .filter(|interface| interface.flags.contains(usable))
         .filter_map(|interface| Some((ip_of(&interface)?, interface.interface_name)))
-        .filter(|(ip, _)| is_of_use(ip))
+        .filter(|(ip, name)| is_of_use(ip) && !name.starts_with(INTERFACE_PREFIX))
         .map(|(ip, name)| (name, ip));
     Ok(addresses.collect())
 }

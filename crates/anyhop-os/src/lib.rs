@@ -1,23 +1,26 @@
 //! What Anyhop asks of the operating system.
 //!
 //! This crate knows no peers, keys or sessions; what it returns are plain values of the
-//! standard library. It will be the one crate that may hold `unsafe` code (batched UDP,
-//! TUN devices); so far none is needed, and none is allowed.
+//! standard library. It is the one crate that may hold `unsafe` code, each block with a
+//! `SAFETY:` line; only the making of TUN devices needs it.
 
 mod dnssd;
 mod interfaces;
 mod kernel;
 mod lock;
+mod netlink;
 mod process;
 mod routes;
 mod ttl;
+mod tun;
 mod watch;
 
 pub use dnssd::{DnsSd, DnsSdError, LocalService, Sighting};
-pub use interfaces::interface_addresses;
+pub use interfaces::{INTERFACE_PREFIX, interface_addresses};
 pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, source_address};
 pub use lock::{LOCK_FILE, LockError, StateDirLock};
 pub use process::{is_root, process_cpu_time};
-pub use routes::{Gateway, default_gateways};
+pub use routes::{Gateway, default_gateways, routed_prefixes};
 pub use ttl::send_with_ttl;
+pub use tun::{MAX_INTERFACE_NAME, StopFlag, Tun};
 pub use watch::{NetworkWatch, netlink_events};

@@ -33,6 +33,44 @@ pub fn default_gateways() -> Vec<Gateway> {
     gateways
 }
 
+/// The prefixes that this host has routes to, default ones left out. Empty where the system
+/// does not tell.
+#[must_use]
+pub fn routed_prefixes() -> Vec<(IpAddr, u8)> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let mut prefixes = v4_prefixes(&read(V4_ROUTES));
+    prefixes.extend(v6_prefixes(&read(V6_ROUTES)));
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes
+}
+
+fn v4_prefixes(table: &str) -> Vec<(IpAddr, u8)> {
+    let prefix = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let hex = |at: usize| u32::from_str_radix(columns.get(at)?, 16).ok();
+        let first = Ipv4Addr::from(hex(1)?.to_ne_bytes());
+        let mask = hex(7)?.count_ones() as u8;
+        let of_use = mask > 0 && hex(3)? & ROUTE_UP != 0;
+        of_use.then_some((IpAddr::V4(first), mask))
+    };
+    table.lines().filter_map(prefix).collect()
+}
+
+/// What is link-local, of multicast or of the loopback interface says nothing about others.
+fn v6_prefixes(table: &str) -> Vec<(IpAddr, u8)> {
+    let prefix = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let first = Ipv6Addr::from(u128::from_str_radix(columns.first()?, 16).ok()?);
+        let len = u8::from_str_radix(columns.get(1)?, 16).ok()?;
+        let flags = u32::from_str_radix(columns.get(8)?, 16).ok()?;
+        let local = first.is_unicast_link_local() || first.is_multicast();
+        let of_use = len > 0 && !local && flags & ROUTE_UP != 0 && columns.get(9) != Some(&"lo");
+        of_use.then_some((IpAddr::V6(first), len))
+    };
+    table.lines().filter_map(prefix).collect()
+}
+
 /// Columns: interface, destination, gateway, flags, …, mask at the eighth place; addresses
 /// are hexadecimal in the host's byte order.
 fn v4_gateways(table: &str) -> Vec<Gateway> {
@@ -102,10 +140,35 @@ ppp0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0
         assert_eq!(v6_gateways(&table), [expected]);
     }
 
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_prefixes_with_routes_are_told_without_default_ones() {
+        let v4 = "\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth0\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+";
+        assert_eq!(v4_prefixes(v4), [("192.168.1.0".parse().unwrap(), 24)]);
+        let zero = "0".repeat(32);
+        let line = |first: &str, len: &str, interface: &str| {
+            format!(
+                "{first} {len} {zero} 00 {zero} 00000100 00000001 00000000 00000001 {interface}\n"
+            )
+        };
+        let v6 = [
+            line(&zero, "00", "eth0"),
+            line(&format!("fe80{}", "0".repeat(28)), "40", "eth0"),
+            line(&format!("fd99{}", "0".repeat(28)), "40", "eth0"),
+            line(&format!("{}1", "0".repeat(31)), "80", "lo"),
+        ];
+        assert_eq!(v6_prefixes(&v6.concat()), [("fd99::".parse().unwrap(), 64)]);
+    }
+
     #[test]
     fn a_torn_table_names_nobody() {
         for table in ["", "\n\n", "eth0", "eth0 zz 00 0003 0 0 0 0", "0 0 0"] {
             assert_eq!((v4_gateways(table), v6_gateways(table)), (vec![], vec![]));
+            assert_eq!((v4_prefixes(table), v6_prefixes(table)), (vec![], vec![]));
         }
     }
 }
