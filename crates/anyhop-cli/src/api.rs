@@ -18,6 +18,8 @@
 //! POST /v1/expose?ExposeQuery         upgrade: Notice, as long as it is open
 //! POST /v1/forward?ForwardQuery       upgrade: Notice, as long as it is open
 //! POST /v1/bench/{peer}?BenchQuery    upgrade: BenchTell
+//! GET  /v1/vpn                        VpnReport
+//! POST /v1/vpn/up, down               VpnReport
 //! ```
 //!
 //! Each takes `?network=NAME`; those of private networks are in [`network`]. Upgraded
@@ -26,7 +28,7 @@
 
 pub(crate) mod network;
 
-use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId};
+use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId, VpnStatus};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,16 @@ use crate::error::CliError;
 pub(crate) struct PeerReport {
     /// The peer, base58.
     pub(crate) peer_id: String,
+}
+
+/// The VPN of a network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct VpnReport {
+    /// The network.
+    pub(crate) network: String,
+    /// What it carries for whom.
+    #[serde(flatten)]
+    pub(crate) status: VpnStatus,
 }
 
 /// A peer and the paths to it.

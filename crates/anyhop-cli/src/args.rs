@@ -118,6 +118,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: NetworkCommand,
     },
+    /// IP packets between the members of a private network
+    Vpn {
+        #[command(subcommand)]
+        command: VpnCommand,
+    },
     /// Names for peers
     Name {
         #[command(subcommand)]
@@ -250,6 +255,9 @@ pub(crate) struct UpArgs {
     /// Do not announce this node on the local network nor meet others there (multicast DNS)
     #[arg(long)]
     pub(crate) no_mdns: bool,
+    /// Carry IP packets in every private network, as `vpn up` does. Needs CAP_NET_ADMIN
+    #[arg(long)]
+    pub(crate) vpn: bool,
 }
 
 /// A peer alone.
@@ -437,6 +445,18 @@ pub(crate) struct BenchArgs {
     /// From the peer to here instead of from here to the peer
     #[arg(long)]
     pub(crate) reverse: bool,
+}
+
+/// `vpn`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum VpnCommand {
+    /// Make the interface `anyhop-NETWORK`, and carry IP packets between it and the other
+    /// members' until `vpn down` or the daemon's end. Needs CAP_NET_ADMIN
+    Up,
+    /// Remove the interface
+    Down,
+    /// Show the interface, its addresses, and the members with theirs
+    Status,
 }
 
 /// `name`.

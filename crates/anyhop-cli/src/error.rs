@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhop::{
     DialError, ErrorKind, JoinError, MessageError, NetworkError, StartError, StoreError,
-    StreamError,
+    StreamError, VpnError,
 };
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -270,6 +270,23 @@ impl From<NetworkError> for CliError {
             _ => return Self::new(e.kind().into(), e.to_string()),
         };
         Self::new(code, e.to_string()).hint(hint)
+    }
+}
+
+impl From<VpnError> for CliError {
+    fn from(e: VpnError) -> Self {
+        let hint = match &e {
+            VpnError::NotPermitted { .. } => {
+                "run the daemon as root, or give its binary the capability: \
+                 `setcap cap_net_admin+ep $(command -v anyhop)`"
+            }
+            VpnError::NoTun { .. } => "load the kernel's module: `modprobe tun`",
+            VpnError::NoAddress => {
+                "wait for `anyhop network join`; `anyhop network list` shows this node's role"
+            }
+            _ => return Self::new(e.kind().into(), e.to_string()),
+        };
+        Self::new(e.kind().into(), e.to_string()).hint(hint)
     }
 }
 

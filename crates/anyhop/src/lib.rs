@@ -39,12 +39,14 @@ mod node;
 mod private;
 mod session;
 mod stream;
+mod vpn;
 
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
 pub use anyhop_proto::network::statement::{BadMemberName, MemberName, OptOuts};
 pub use anyhop_proto::network::swarm::{
     Epoch, KeyRing, MadeUnder, Standing, SwarmKey, SwarmKeyTextError,
 };
+pub use anyhop_vpn::{BadPrefix, Prefix};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
     Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,
@@ -70,6 +72,7 @@ pub use private::{
 };
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
+pub use vpn::{VPN_MTU, Vpn, VpnConfig, VpnError, VpnPeer, VpnPeerStatus, VpnStatus};
 
 /// Longest protocol name on the wire, bytes: an application's name and the network's
 /// prefix of 29 bytes in front of it.

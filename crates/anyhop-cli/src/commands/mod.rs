@@ -22,6 +22,7 @@ mod send;
 mod status;
 mod trace;
 mod up;
+mod vpn;
 
 use std::io::Read as _;
 
@@ -98,6 +99,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&context, &args).await,
         Command::Network { command } => network::run(context, command).await,
         Command::Name { command } => name::run(&context, command).await,
+        Command::Vpn { command } => vpn::run(&context, command).await,
         Command::Up(_) | Command::Completions { .. } | Command::Demo | Command::Lab { .. } => {
             Ok(())
         }

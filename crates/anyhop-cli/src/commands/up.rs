@@ -39,7 +39,11 @@ pub(super) async fn run(
     };
     let mut named = BTreeSet::new();
     networks.retain(|name| named.insert(name.clone()));
-    let settings = Settings { networks, config };
+    let settings = Settings {
+        networks,
+        config,
+        vpn: args.vpn,
+    };
     daemon::run(state_dir, settings, output, tell).await
 }
 

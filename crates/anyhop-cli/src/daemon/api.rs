@@ -4,6 +4,7 @@
 //! place: [`In`].
 
 mod network;
+mod vpn;
 
 use std::{sync::Arc, time::Duration};
 
@@ -59,6 +60,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/forward", post(forward))
         .route("/v1/bench/{peer}", post(bench))
         .merge(network::routes())
+        .merge(vpn::routes())
         .fallback(no_such_route)
         .with_state(daemon)
 }

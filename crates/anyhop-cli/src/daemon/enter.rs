@@ -18,6 +18,7 @@ use super::{
     Daemon, Presence,
     listen::{self, Addresses},
     public::PublicNetwork,
+    vpn,
 };
 use crate::{
     api::network::LeaveReport,
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     /// For the node of the default network. What is not about one node holds for the others,
     /// too.
     pub(crate) config: Config,
+    /// Whether IP packets are carried in private networks from the start.
+    pub(crate) vpn: bool,
 }
 
 impl Settings {
@@ -263,6 +266,10 @@ impl Daemon {
             let admission = Arc::clone(self).await_admission(Arc::clone(&presence));
             self.tasks.spawn(admission);
         }
+        if self.settings.vpn && presence.node.private_network().is_some() {
+            let raise = vpn::raise(self.teller.clone(), Arc::clone(&presence));
+            presence.tasks.spawn(raise);
+        }
         self.networks.insert(Arc::clone(&presence));
         Ok(presence)
     }
@@ -368,6 +375,7 @@ impl Daemon {
             let message = format!("the network {name} was left already");
             return Err(CliError::new(Code::NoNetwork, message));
         }
+        presence.vpn.stop().await;
         match private {
             Some(network) => network.leave().await?,
             None => {

@@ -17,6 +17,7 @@
 //! forward   `expose` and `forward`
 //! bench     `bench`, both sides
 //! trace     `trace`: rounds put together
+//! vpn       IP packets of private networks
 //! ```
 //!
 //! Networks share nothing but the process, the key and the state directory. Every upgraded
@@ -38,6 +39,7 @@ mod public;
 mod run;
 mod server;
 mod trace;
+mod vpn;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use super::{
     bench::{self, BenchGate},
     forward::{self, Exposed},
     inbox::Inbox,
+    vpn::VpnSwitch,
 };
 use crate::{
     api::network::NetworkReport,
@@ -28,6 +29,8 @@ pub(super) struct Presence {
     pub(super) inbox: Inbox,
     pub(super) exposed: Arc<Exposed>,
     pub(super) bench: Arc<BenchGate>,
+    /// IP packets of a private network.
+    pub(super) vpn: VpnSwitch,
     /// What ends when the network is left.
     pub(super) tasks: Tasks,
 }
@@ -47,6 +50,7 @@ impl Presence {
             networks: Arc::downgrade(networks),
             exposed: Arc::default(),
             bench: Arc::default(),
+            vpn: VpnSwitch::default(),
             tasks,
         };
         let taken = |e: anyhop::ProtocolTaken| CliError::new(Code::Failed, e.to_string());

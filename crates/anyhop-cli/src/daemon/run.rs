@@ -66,7 +66,10 @@ async fn stop(daemon: &Daemon) {
     daemon.tasks.stop.cancel();
     daemon.tasks.tracker.close();
     let networks = daemon.networks.all();
-    let nodes = networks.iter().map(|(presence, _)| presence.node.close());
+    let nodes = networks.iter().map(|(presence, _)| async {
+        presence.vpn.stop().await;
+        presence.node.close().await;
+    });
     if tokio::time::timeout(CLOSE_GRACE, join_all(nodes))
         .await
         .is_err()

@@ -23,6 +23,7 @@ mod networks;
 mod node;
 mod symmetric;
 mod transfer;
+mod vpn;
 mod watched;
 mod world;
 

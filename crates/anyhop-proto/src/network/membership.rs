@@ -263,13 +263,21 @@ impl Membership {
     /// Everybody with a certificate, expired ones included, by PeerId.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
+        let mut members = self.members_by_right();
+        members.sort_by_key(|m| m.peer);
+        members
+    }
+
+    /// The same, who has a better right to a name or an address first.
+    #[must_use]
+    pub fn members_by_right(&self) -> Vec<Member> {
         let certified = self.peers().into_iter();
         let certified = certified.filter_map(|peer| self.certificate(peer)?.certificate());
         let mut by_right: Vec<&Certificate> = certified.collect();
         by_right.sort_by_key(|c| (c.role, c.issued_unix_s, c.peer));
         let names = distinct_names(&by_right);
         let mut taken = BTreeSet::new();
-        let mut members: Vec<_> = by_right
+        by_right
             .into_iter()
             .zip(names)
             .map(|(certificate, name)| Member {
@@ -285,9 +293,7 @@ impl Membership {
                 opt_outs: certificate.opt_outs,
                 expires_unix_s: certificate.expires_unix_s,
             })
-            .collect();
-        members.sort_by_key(|m| m.peer);
-        members
+            .collect()
     }
 
     /// The current epoch and what its key hashes to; `None` before the first.

@@ -6,6 +6,7 @@ mod divert;
 mod kick;
 mod mux;
 mod reset;
+mod sealed;
 mod swarm;
 mod tls;
 
@@ -18,6 +19,7 @@ use std::{
 
 use anyhop_base::{Keypair, PeerId};
 use anyhop_proto::probe::{PROBE_EXPORTER_LABEL, PROBE_SECRET_LEN, ProbeKeys};
+use anyhop_vpn::{Cipher, PacketKeys, SEALED_EXPORTER_LABEL, SEALED_SECRET_LEN};
 use noq::{
     EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
@@ -32,6 +34,7 @@ pub(crate) use noq::{
     ConnectionError, Path, PathError, PathEvent, PathEvents, PathId, PathStatus, ReadError,
     RecvStream, SendStream, VarInt as Code, WriteError,
 };
+pub(crate) use sealed::{SealedSink, Way};
 pub(crate) use swarm::{Swarm, made_under};
 
 use crate::{KEEP_ALIVE, Limits, StartError};
@@ -366,6 +369,17 @@ pub(crate) fn probe_keys(connection: &Connection) -> Option<ProbeKeys> {
         .export_keying_material(&mut secret, PROBE_EXPORTER_LABEL, b"")
         .ok()?;
     Some(ProbeKeys::new(&secret, connection.side().is_client()))
+}
+
+/// The keys of a connection's sealed packets. Made once for each: their counters must live
+/// as long as it does.
+pub(crate) fn packet_keys(connection: &Connection) -> Option<PacketKeys> {
+    let mut secret = [0; SEALED_SECRET_LEN];
+    connection
+        .export_keying_material(&mut secret, SEALED_EXPORTER_LABEL, b"")
+        .ok()?;
+    let client = connection.side().is_client();
+    Some(PacketKeys::new(&secret, client, Cipher::of_this_cpu()))
 }
 
 /// A seed from the operating system's randomness.

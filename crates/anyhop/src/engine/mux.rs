@@ -4,7 +4,7 @@
 //! Peers on UDP appear under their socket addresses, WebSockets and circuits under
 //! addresses of our own ([`CarrierId::address`], [`CircuitId::address`]). On receive, each datagram is told apart by its first byte:
 //! QUIC goes up, labelled datagrams are forwarded in place or stripped and handed up,
-//! probes go to their session. Forwarding happens right here, in batches as the kernel
+//! probes go to their session, sealed packets to the packet plane. Forwarding happens right here, in batches as the kernel
 //! delivered them (GRO in, GSO out), without a copy.
 
 use std::{
@@ -32,7 +32,7 @@ use anyhop_proto::{
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Swarm, aux::Pins, divert::Diversions};
+use super::{SealedSink, Swarm, aux::Pins, divert::Diversions};
 use crate::{
     DropCount,
     carrier::{Batch, Carrier, Carriers},
@@ -60,7 +60,7 @@ pub(crate) struct ProbePacket {
 
 /// Why datagrams were dropped, counted.
 #[derive(Debug, Default)]
-struct Drops {
+pub(super) struct Drops {
     unknown_kind: AtomicU64,
     malformed_circuit: AtomicU64,
     unknown_label: AtomicU64,
@@ -71,6 +71,7 @@ struct Drops {
     unknown_probe: AtomicU64,
     queue_full: AtomicU64,
     strangers: AtomicU64,
+    pub(super) no_plane: AtomicU64,
 }
 
 impl Drops {
@@ -95,6 +96,7 @@ impl Drops {
             ("probe of no session", &self.unknown_probe),
             ("receive queue full", &self.queue_full),
             ("no stamp of the network's swarm key", &self.strangers),
+            ("sealed packet, and no VPN is up", &self.no_plane),
         ]
         .into_iter()
         .map(|(reason, count)| DropCount {
@@ -116,7 +118,9 @@ pub(crate) struct Fabric {
     probes: RwLock<HashMap<Token, mpsc::Sender<Box<ProbePacket>>>>,
     /// Remote addresses with a socket of their own.
     pub(super) pins: Pins,
-    drops: Drops,
+    pub(super) drops: Drops,
+    /// Where sealed packets go.
+    pub(super) sealed: RwLock<Option<Arc<dyn SealedSink>>>,
     /// In a private network.
     pub(crate) swarm: Option<Arc<Swarm>>,
     epoch: Instant,
@@ -146,6 +150,7 @@ impl Fabric {
             probes: RwLock::default(),
             pins: Pins::default(),
             drops: Drops::default(),
+            sealed: RwLock::default(),
             swarm,
             epoch: Instant::now(),
         })
@@ -208,7 +213,7 @@ impl Fabric {
         }
     }
 
-    fn egress(&self, circuit: CircuitId) -> Option<(SocketAddr, Label)> {
+    pub(super) fn egress(&self, circuit: CircuitId) -> Option<(SocketAddr, Label)> {
         self.switch
             .read()
             .expect("no holder panics")
@@ -261,7 +266,7 @@ impl Fabric {
     }
 
     /// What sends to an address that is no circuit's.
-    fn outlet(&self, addr: &SocketAddr) -> Option<Outlet<'_>> {
+    pub(super) fn outlet(&self, addr: &SocketAddr) -> Option<Outlet<'_>> {
         match CarrierId::from_address(addr) {
             Some(carrier) => self.carriers.get(carrier).map(Outlet::WebSocket),
             None => match self.pins.socket(addr) {
@@ -342,14 +347,14 @@ impl Fabric {
 }
 
 /// What datagrams leave by.
-enum Outlet<'a> {
+pub(super) enum Outlet<'a> {
     Udp(&'a Arc<dyn DatagramSocket>),
     Pinned(Arc<dyn DatagramSocket>),
     WebSocket(Arc<Carrier>),
 }
 
 impl Outlet<'_> {
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    pub(super) fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         match self {
             Self::Udp(socket) => socket.try_send(transmit),
             Self::Pinned(socket) => socket.try_send(transmit),
@@ -357,7 +362,7 @@ impl Outlet<'_> {
         }
     }
 
-    fn writable(self) -> Writable {
+    pub(super) fn writable(self) -> Writable {
         match self {
             Self::Udp(socket) => Arc::clone(socket).writable(),
             Self::Pinned(socket) => socket.writable(),
@@ -365,7 +370,7 @@ impl Outlet<'_> {
         }
     }
 
-    fn max_transmit_segments(&self) -> NonZeroUsize {
+    pub(super) fn max_transmit_segments(&self) -> NonZeroUsize {
         match self {
             Self::Udp(socket) => socket.max_transmit_segments(),
             Self::Pinned(socket) => socket.max_transmit_segments(),
@@ -374,7 +379,7 @@ impl Outlet<'_> {
     }
 }
 
-fn count(counter: &AtomicU64, n: u64) {
+pub(super) fn count(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
@@ -592,7 +597,11 @@ impl MuxSocket {
                 }
                 None
             }
-            Some(Kind::Sealed | Kind::Unknown) => {
+            Some(Kind::Sealed) => {
+                self.fabric.deliver_sealed(run, stride, 0);
+                None
+            }
+            Some(Kind::Unknown) => {
                 count(&self.fabric.drops.unknown_kind, segments);
                 None
             }
@@ -645,6 +654,10 @@ impl MuxSocket {
                             let packet = packet.get(CIRCUIT_HEADER_LEN..).unwrap_or_default();
                             self.fabric.deliver_probe(addr, packet);
                         }
+                        None
+                    }
+                    Kind::Sealed => {
+                        self.fabric.deliver_sealed(run, stride, CIRCUIT_HEADER_LEN);
                         None
                     }
                     _ => {

@@ -220,6 +220,62 @@ fn what_is_not_for_us_is_dropped_and_counted() {
     }
 }
 
+/// Keeps what it gets, without the headers.
+#[derive(Debug, Default)]
+struct Sink(Mutex<Vec<Vec<u8>>>);
+
+impl SealedSink for Sink {
+    fn receive(&self, batch: &mut [u8], stride: usize, header: usize) {
+        let mut got = self.0.lock().unwrap();
+        got.extend(batch.chunks(stride).map(|d| d[header..].to_vec()));
+    }
+}
+
+#[test]
+fn sealed_packets_go_to_the_plane_while_there_is_one_and_the_rest_of_a_batch_goes_on() {
+    let mut rig = Rig::new();
+    let sealed = |n: u8| [&[2][..], &[n; 39]].concat();
+    let batch = [sealed(1), quic(1, 40), sealed(2), sealed(3)];
+    let circuit: Vec<_> = batch.iter().map(|p| labelled(rig.local, p)).collect();
+    rig.receive(LINK_A, 40, &batch);
+    assert_eq!(rig.poll(), [(addr(LINK_A), quic(1, 40))]);
+    assert_eq!(rig.dropped("sealed packet, and no VPN is up"), 3);
+
+    let sink = Arc::new(Sink::default());
+    rig.fabric.set_sealed_sink(Some(Arc::clone(&sink) as _));
+    rig.receive(LINK_A, 40, &batch);
+    rig.receive(LINK_A, 48, &circuit);
+    let shown = [addr(LINK_A), rig.circuit.address()].map(|from| (from, quic(1, 40)));
+    assert_eq!(rig.poll(), shown);
+    let got = std::mem::take(&mut *sink.0.lock().unwrap());
+    assert_eq!(got, [1, 2, 3, 1, 2, 3].map(sealed));
+
+    rig.fabric.set_sealed_sink(None);
+    rig.receive(LINK_A, 40, &batch);
+    rig.poll();
+    assert_eq!(sink.0.lock().unwrap().len(), 0);
+}
+
+#[test]
+fn sealed_packets_leave_over_links_and_circuits_alike() {
+    let rig = Rig::new();
+    let packets: Vec<Vec<u8>> = (0..5).map(|n| vec![2, n, n]).collect();
+    let over = |path: SocketAddr| {
+        let way = rig.fabric.way(path).unwrap();
+        let each = packets.iter().map(|p| [way.header(), p].concat());
+        let bytes = each.collect::<Vec<_>>().concat();
+        let segment = bytes.len() / packets.len();
+        let sent = rig.fabric.send_sealed(&way, &bytes, Some(segment));
+        assert_eq!(sent.unwrap(), bytes.len());
+        rig.sent()
+    };
+    let direct: Vec<_> = packets.iter().map(|p| (addr(LINK_B), p.clone())).collect();
+    assert_eq!(over(addr(LINK_B)), direct);
+    let out = Label::from_bits(0xcafe);
+    let labelled = packets.iter().map(|p| (addr(LINK_A), labelled(out, p)));
+    assert_eq!(over(rig.circuit.address()), labelled.collect::<Vec<_>>());
+}
+
 /// Length of each packet below.
 const LEN: usize = 200;
 

@@ -236,6 +236,8 @@ pub(crate) struct Inner {
     inbox: inbox::Inbox,
     record_dirty: Notify,
     session_changed: Notify,
+    /// Told to the packet plane: a connection came or went, or selected another path.
+    pub(crate) links_changed: Notify,
     attachments_changed: Notify,
     events: broadcast::Sender<Event>,
     next_link: AtomicU64,
@@ -347,6 +349,11 @@ impl Inner {
         }
     }
 
+    /// Resolves when the node stops.
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
     fn book(&self) -> MutexGuard<'_, records::Book> {
         self.book.lock().expect("no holder panics")
     }
@@ -355,7 +362,7 @@ impl Inner {
 /// A running participant of one network. Clones are handles to the same node; it runs
 /// until [`close`](Self::close).
 #[derive(Debug, Clone)]
-pub struct Node(Arc<Inner>);
+pub struct Node(pub(crate) Arc<Inner>);
 
 impl Node {
     /// Starts a node on the operating system's network.

@@ -140,6 +140,7 @@ impl Inner {
             self.tell_path(&mut sessions, peer);
         }
         self.session_changed.notify_waiters();
+        self.links_changed.notify_one();
         self.member_connected(peer);
         // Not cancelled on stop: it ends with its connection, which the stop closes.
         let span = tracing::debug_span!("conn", id, role = ?conn.role);
@@ -175,6 +176,7 @@ impl Inner {
             .remove_link(conn.id);
         self.forget_observation(conn.id);
         self.session_changed.notify_waiters();
+        self.links_changed.notify_one();
     }
 
     /// A connection has other paths, or selects another one.
@@ -230,7 +232,7 @@ impl Inner {
     }
 
     /// All connections, superseded ones included.
-    pub(super) fn all_conns(&self) -> Vec<Arc<Conn>> {
+    pub(crate) fn all_conns(&self) -> Vec<Arc<Conn>> {
         let sessions = self.sessions.lock().expect("no holder panics");
         sessions.links.values().map(Arc::clone).collect()
     }

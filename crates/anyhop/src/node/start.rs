@@ -111,6 +111,7 @@ pub(super) fn start(
         inbox: Inbox::new(&config.limits),
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
+        links_changed: Notify::new(),
         attachments_changed: Notify::new(),
         events: broadcast::Sender::new(EVENT_QUEUE),
         next_link: AtomicU64::new(1),

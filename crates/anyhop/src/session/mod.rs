@@ -22,6 +22,7 @@ use anyhop_proto::{
     probe::ProbeKeys,
     route::OwnLink,
 };
+use anyhop_vpn::{Opener, Sealer};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -132,6 +133,9 @@ pub(crate) struct PathTable {
     pub(crate) paths: Vec<PathInfo>,
     /// Addresses of the paths that are no circuits, the one to send to first.
     pub(crate) direct: Vec<SocketAddr>,
+    /// Where the selected path leads, as the engine names it, and the longest datagram that
+    /// QUIC sends there, bytes.
+    pub(crate) selected: Option<(SocketAddr, u16)>,
     /// Whether no path answers now.
     pub(crate) stalled: bool,
     /// Share of packets lost on the direct path, 0 to 1, since it was opened.
@@ -173,6 +177,13 @@ fn remember(list: &mut VecDeque<SocketAddr>, addr: SocketAddr) {
     list.push_back(addr);
 }
 
+/// Keys of sealed packets, with their counters.
+#[derive(Debug)]
+pub(crate) struct SharedKeys {
+    pub(crate) sealer: Arc<Sealer>,
+    pub(crate) opener: Arc<Opener>,
+}
+
 /// One connection to a peer.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -183,6 +194,8 @@ pub(crate) struct Conn {
     pub(crate) opened: Instant,
     pub(crate) uses: Arc<Uses>,
     pub(crate) keys: ProbeKeys,
+    /// Made when the packet plane first asks for them; `None` when that failed.
+    packet_keys: OnceLock<Option<SharedKeys>>,
     /// The swarm key of the handshake, in a private network.
     pub(crate) made_under: Option<MadeUnder>,
     pub(crate) paths: watch::Sender<PathTable>,
@@ -216,6 +229,7 @@ impl Conn {
             opened: Instant::now(),
             uses: Arc::default(),
             keys,
+            packet_keys: OnceLock::new(),
             made_under,
             paths: watch::Sender::new(PathTable::default()),
             commands,
@@ -223,6 +237,18 @@ impl Conn {
             superseded: AtomicBool::new(false),
         };
         Some((Arc::new(conn), receiver))
+    }
+
+    /// The keys of sealed packets, the same for as long as this connection lives.
+    pub(crate) fn packet_keys(&self) -> Option<&SharedKeys> {
+        let made = self.packet_keys.get_or_init(|| {
+            let keys = engine::packet_keys(&self.quic)?;
+            Some(SharedKeys {
+                sealer: Arc::new(keys.sealer),
+                opener: Arc::new(keys.opener),
+            })
+        });
+        made.as_ref()
     }
 
     /// The peer's ping came from there.

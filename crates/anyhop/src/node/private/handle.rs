@@ -44,10 +44,10 @@ impl Default for InviteOptions {
 /// What a method has done is on the disk when it returns, and members hear of it as they
 /// are connected. Only the owner and admins administer; each method says who may.
 #[derive(Debug, Clone)]
-pub struct NetworkHandle(pub(in crate::node) Arc<Inner>);
+pub struct NetworkHandle(pub(crate) Arc<Inner>);
 
 impl NetworkHandle {
-    fn private(&self) -> &Private {
+    pub(super) fn private(&self) -> &Private {
         let private = self.0.private.as_ref();
         private.expect("a handle is made for nodes of private networks only")
     }

@@ -15,6 +15,7 @@ mod admit;
 mod greet;
 mod handle;
 mod join;
+mod overlay;
 mod redeem;
 mod spread;
 

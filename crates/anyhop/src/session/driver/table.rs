@@ -50,12 +50,18 @@ impl Driver {
             .collect();
         paths.sort_by_key(|p| !p.selected);
         let addresses = self.link_addresses();
-        self.conn.paths.send_replace(PathTable {
+        let leads = selected.and_then(|key| self.paths.get(&key));
+        let leads = leads.map(|open| (open.remote, open.mtu));
+        let before = self.conn.paths.send_replace(PathTable {
             paths,
             direct: addresses.clone(),
+            selected: leads,
             stalled,
             loss: self.link_loss(),
         });
+        if before.selected != leads {
+            self.node.links_changed.notify_one();
+        }
         self.node.paths_changed(&self.conn);
         self.publish_plan();
         if addresses != self.published_link {

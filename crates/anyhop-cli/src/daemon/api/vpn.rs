@@ -1,0 +1,60 @@
+//! Routes of VPNs.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{get, post},
+};
+
+use super::{Answer, In};
+use crate::{
+    api::VpnReport,
+    daemon::{Daemon, Presence},
+    error::CliError,
+};
+
+/// All of them.
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/vpn", get(status))
+        .route("/v1/vpn/up", post(up))
+        .route("/v1/vpn/down", post(down))
+}
+
+async fn status(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
+    let presence = private(&daemon, presence)?;
+    Ok(Json(presence.vpn_status().await?))
+}
+
+async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
+    let presence = private(&daemon, presence)?;
+    Ok(Json(presence.vpn_up().await?))
+}
+
+async fn down(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
+    let presence = private(&daemon, presence)?;
+    Ok(Json(presence.vpn_down().await?))
+}
+
+/// The network that is meant: where the default one is public, the only private one.
+fn private(daemon: &Daemon, meant: Arc<Presence>) -> Result<Arc<Presence>, CliError> {
+    if meant.node.private_network().is_some() || !daemon.networks.is_default(meant.id()) {
+        return Ok(meant);
+    }
+    let all = daemon.networks.all().into_iter().map(|(p, _)| p);
+    let mut private = all.filter(|p| p.node.private_network().is_some());
+    match (private.next(), private.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Ok(meant),
+        (Some(one), Some(other)) => {
+            let message = format!(
+                "is this about the network {}, {} or another one?",
+                one.name(),
+                other.name()
+            );
+            Err(CliError::usage(message).hint("tell with --network NAME"))
+        }
+    }
+}

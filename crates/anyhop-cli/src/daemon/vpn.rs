@@ -1,0 +1,85 @@
+//! IP packets of a private network, on and off.
+
+use std::sync::Arc;
+
+use anyhop::{Vpn, VpnStatus};
+use tokio::sync::Mutex;
+
+use super::{Presence, events::Teller};
+use crate::{
+    api::VpnReport,
+    error::{CliError, Code},
+};
+
+/// The packet plane of one network, if it is up.
+#[derive(Debug, Default)]
+pub(super) struct VpnSwitch(Mutex<Option<Vpn>>);
+
+impl VpnSwitch {
+    /// Ends it, and returns when the interface is gone; false when it was not up.
+    pub(super) async fn stop(&self) -> bool {
+        let vpn = self.0.lock().await.take();
+        match vpn {
+            Some(vpn) => {
+                vpn.stop().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    async fn status(&self) -> Option<VpnStatus> {
+        self.0.lock().await.as_ref().map(Vpn::status)
+    }
+}
+
+impl Presence {
+    /// Carries IP packets; once more changes nothing.
+    pub(super) async fn vpn_up(&self) -> Result<VpnReport, CliError> {
+        let network = self.private()?;
+        let mut vpn = self.vpn.0.lock().await;
+        let running = match vpn.take() {
+            Some(running) => running,
+            None => Vpn::start_in(&network)?,
+        };
+        let status = running.status();
+        *vpn = Some(running);
+        Ok(self.vpn_report(status))
+    }
+
+    /// Carries none any more.
+    pub(super) async fn vpn_down(&self) -> Result<VpnReport, CliError> {
+        let status = self.vpn_status().await?;
+        self.vpn.stop().await;
+        Ok(status)
+    }
+
+    /// What is carried for whom.
+    pub(super) async fn vpn_status(&self) -> Result<VpnReport, CliError> {
+        let status = self.vpn.status().await.ok_or_else(|| {
+            let message = format!("no VPN is up in the network {}", self.name());
+            CliError::new(Code::Refused, message).hint("`anyhop vpn up` starts one")
+        })?;
+        Ok(self.vpn_report(status))
+    }
+
+    fn vpn_report(&self, status: VpnStatus) -> VpnReport {
+        VpnReport {
+            network: self.name(),
+            status,
+        }
+    }
+}
+
+/// Carries IP packets as soon as this node is a member.
+pub(super) async fn raise(teller: Teller, presence: Arc<Presence>) {
+    let Some(network) = presence.node.private_network() else {
+        return;
+    };
+    if network.joined().await.is_err() {
+        return;
+    }
+    if let Err(error) = presence.vpn_up().await {
+        teller.network_failed(&presence.name(), &error.context("its VPN is not up"));
+    }
+}
