@@ -1,11 +1,14 @@
 //! Network interfaces of ours: TUN devices (Linux's `tuntap`).
 //!
+//! Packets come and go with a `vnet_hdr` in front (virtio 1.2 section 5.1.6): the kernel leaves
+//! TCP, and where it can UDP, to be cut into packets here, and takes many as one.
+//!
 //! A device lasts as long as its file is open, with its addresses and routes: however this
 //! process ends, the kernel removes them.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, IoSlice},
     net::IpAddr,
     os::{
         fd::{AsFd, AsRawFd},
@@ -18,8 +21,11 @@ use nix::{
     errno::Errno,
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
-    unistd::{read, write},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        uio::writev,
+    },
+    unistd::read,
 };
 
 use crate::netlink;
@@ -34,6 +40,16 @@ nix::ioctl_write_int! {
     /// argument as an int and reads a pointer.
     tun_set_iff, b'T', 202
 }
+
+nix::ioctl_write_int! {
+    /// `TUNSETOFFLOAD`: which packets the device may leave to be finished.
+    tun_set_offload, b'T', 208
+}
+
+/// Checksums and TCP of both families.
+const OFFLOAD_TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+/// UDP too, since Linux 6.2 (`TUN_F_USO4`, `TUN_F_USO6`).
+const OFFLOAD_UDP: libc::c_uint = 0x20 | 0x40;
 
 /// What `TUNSETIFF` reads and writes: the kernel's `struct ifreq`, of which it looks at the
 /// name and the flags.
@@ -74,11 +90,15 @@ impl Tun {
             .open(CLONE_DEVICE)?;
         let mut request = Request {
             name: [0; libc::IFNAMSIZ],
-            flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
+            flags: (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
             rest: [0; 22],
         };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         attach(&file, &mut request)?;
+        // A kernel without an offload gives finished packets, with the same header in front.
+        if !set_offload(&file, OFFLOAD_TCP | OFFLOAD_UDP) {
+            set_offload(&file, OFFLOAD_TCP);
+        }
         let index = nix::net::if_::if_nametoindex(name)?;
         Ok(Self {
             file,
@@ -117,7 +137,7 @@ impl Tun {
         Ok(left_out)
     }
 
-    /// Takes a packet of the host. `WouldBlock` when there is none.
+    /// Takes a packet of the host, with its `vnet_hdr`. `WouldBlock` when there is none.
     ///
     /// # Errors
     /// What the kernel says.
@@ -125,12 +145,13 @@ impl Tun {
         Ok(read(&self.file, packet)?)
     }
 
-    /// Gives the host a packet. `WouldBlock` when it takes none now.
+    /// Gives the host a packet in parts, its `vnet_hdr` first. `WouldBlock` when it takes
+    /// none now.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn write(&self, packet: &[u8]) -> io::Result<()> {
-        write(&self.file, packet)?;
+    pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        writev(&self.file, parts)?;
         Ok(())
     }
 
@@ -162,6 +183,12 @@ impl Tun {
             }
         }
     }
+}
+
+#[expect(unsafe_code, reason = "TUNSETOFFLOAD has no safe wrapper")]
+fn set_offload(file: &File, offload: libc::c_uint) -> bool {
+    // SAFETY: the descriptor is open, and the argument is a number.
+    unsafe { tun_set_offload(file.as_raw_fd(), libc::c_ulong::from(offload)) }.is_ok()
 }
 
 /// Whether the kernel has no IPv6, or none that may be used.

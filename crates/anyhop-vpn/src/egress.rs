@@ -13,11 +13,11 @@ use crate::{DropReason, Drops, Routes, Sealer, Slot, ip};
 
 /// Packets held for one peer while its session is made; more are dropped.
 pub const MAX_HELD_PER_PEER: usize = 16;
-/// Packets held for all peers.
-pub const MAX_HELD: usize = 1024;
+/// Bytes held for all peers.
+pub const MAX_HELD_BYTES: usize = 4 << 20;
 
-/// A packet that waited for a session.
-pub type HeldPacket = Vec<u8>;
+/// A frame of the interface that waited for a session.
+pub type HeldFrame = Vec<u8>;
 
 /// What is to be done about a packet. `P` is how the shell names a path.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub enum Decision<P> {
 #[derive(Debug)]
 struct Peer<P> {
     link: Option<Link<P>>,
-    held: VecDeque<HeldPacket>,
+    held: VecDeque<HeldFrame>,
     bytes: u64,
     packets: u64,
     drops: Drops,
@@ -109,7 +109,7 @@ impl<P: Clone> Egress<P> {
     /// Forgets a peer and what was held for it.
     pub fn remove_peer(&mut self, slot: Slot) {
         if let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::take) {
-            self.held -= peer.held.len();
+            self.held -= bytes(&peer.held);
         }
     }
 
@@ -121,7 +121,7 @@ impl<P: Clone> Egress<P> {
         sealer: Arc<Sealer>,
         path: P,
         mtu: usize,
-    ) -> VecDeque<HeldPacket> {
+    ) -> VecDeque<HeldFrame> {
         let Some(peer) = self.peer_mut(slot) else {
             return VecDeque::new();
         };
@@ -144,9 +144,11 @@ impl<P: Clone> Egress<P> {
         }
     }
 
-    /// Decides about a packet of the host. `len` is what its largest part has on the wire,
-    /// which is less than its own length where it is to be segmented.
-    pub fn handle_packet(&mut self, packet: &[u8], len: usize) -> Decision<P> {
+    /// Decides about a packet of the host, that which follows the first `header` bytes of a
+    /// frame. `len` is what its largest part has on the wire, which is less than its own
+    /// length where it is to be cut.
+    pub fn handle_frame(&mut self, frame: &[u8], header: usize, len: usize) -> Decision<P> {
+        let packet = frame.get(header..).unwrap_or_default();
         let Some(addresses) = ip::addresses(packet) else {
             self.drops.add(DropReason::Malformed, 1);
             return Decision::Dropped(DropReason::Malformed);
@@ -158,7 +160,7 @@ impl<P: Clone> Egress<P> {
             return Decision::Dropped(DropReason::UnknownDestination);
         };
         let Some(link) = &peer.link else {
-            return self.hold(slot, packet);
+            return self.hold(slot, frame);
         };
         if len > link.mtu {
             peer.drops.add(DropReason::TooBig, 1);
@@ -174,8 +176,8 @@ impl<P: Clone> Egress<P> {
         }
     }
 
-    fn hold(&mut self, slot: Slot, packet: &[u8]) -> Decision<P> {
-        let full = self.held >= MAX_HELD;
+    fn hold(&mut self, slot: Slot, frame: &[u8]) -> Decision<P> {
+        let full = self.held + frame.len() > MAX_HELD_BYTES;
         let Some(peer) = self.peer_mut(slot) else {
             return Decision::Dropped(DropReason::UnknownDestination);
         };
@@ -184,18 +186,18 @@ impl<P: Clone> Egress<P> {
             return Decision::Dropped(DropReason::NoSession);
         }
         let first = peer.held.is_empty();
-        peer.held.push_back(packet.to_vec());
-        self.held += 1;
+        peer.held.push_back(frame.to_vec());
+        self.held += frame.len();
         match first {
             true => Decision::Dial(slot),
             false => Decision::Held,
         }
     }
 
-    fn take_held(&mut self, slot: Slot) -> VecDeque<HeldPacket> {
+    fn take_held(&mut self, slot: Slot) -> VecDeque<HeldFrame> {
         let held = self.peer_mut(slot).map(|p| std::mem::take(&mut p.held));
         let held = held.unwrap_or_default();
-        self.held -= held.len();
+        self.held -= bytes(&held);
         held
     }
 
@@ -232,6 +234,10 @@ impl<P: Clone> Egress<P> {
     }
 }
 
+fn bytes(held: &VecDeque<HeldFrame>) -> usize {
+    held.iter().map(Vec::len).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,18 +267,21 @@ mod tests {
     fn packets_wait_for_a_session_within_limits_and_go_when_it_is_there() {
         let mut egress = egress();
         assert!(matches!(
-            egress.handle_packet(&out(100), 100),
+            egress.handle_frame(&out(100), 0, 100),
             Decision::Dial(3)
         ));
         for _ in 1..MAX_HELD_PER_PEER {
-            assert!(matches!(egress.handle_packet(&out(60), 60), Decision::Held));
+            assert!(matches!(
+                egress.handle_frame(&out(60), 0, 60),
+                Decision::Held
+            ));
         }
-        let full = egress.handle_packet(&out(60), 60);
+        let full = egress.handle_frame(&out(60), 0, 60);
         assert!(matches!(full, Decision::Dropped(DropReason::NoSession)));
         let held = egress.set_link(3, sealer(), "path", 1400);
         assert_eq!(held.len(), MAX_HELD_PER_PEER);
         assert_eq!(held[0], out(100));
-        let next = egress.handle_packet(&out(60), 60);
+        let next = egress.handle_frame(&out(60), 0, 60);
         assert!(matches!(
             next,
             Decision::Send {
@@ -292,12 +301,12 @@ mod tests {
     #[test]
     fn what_waits_in_vain_is_counted_and_the_next_packet_dials_again() {
         let mut egress = egress();
-        egress.handle_packet(&out(60), 60);
-        egress.handle_packet(&out(60), 60);
+        egress.handle_frame(&out(60), 0, 60);
+        egress.handle_frame(&out(60), 0, 60);
         egress.give_up(3);
         assert_eq!(egress.counters(3).2.of(DropReason::NoSession), 2);
         assert!(matches!(
-            egress.handle_packet(&out(60), 60),
+            egress.handle_frame(&out(60), 0, 60),
             Decision::Dial(3)
         ));
         egress.remove_peer(3);
@@ -308,12 +317,12 @@ mod tests {
     fn what_has_no_peer_or_is_no_packet_is_counted() {
         let mut egress = egress();
         let elsewhere = packet("100.64.0.1", "100.64.0.9", 60);
-        let dropped = egress.handle_packet(&elsewhere, 60);
+        let dropped = egress.handle_frame(&elsewhere, 0, 60);
         assert!(matches!(
             dropped,
             Decision::Dropped(DropReason::UnknownDestination)
         ));
-        let torn = egress.handle_packet(&out(60)[..30], 30);
+        let torn = egress.handle_frame(&out(60)[..30], 0, 30);
         assert!(matches!(torn, Decision::Dropped(DropReason::Malformed)));
         assert_eq!(egress.drops().iter().count(), 2);
     }
@@ -323,7 +332,7 @@ mod tests {
         let mut egress = egress();
         egress.set_link(3, sealer(), "path", 1300);
         let big = out(1400);
-        let Decision::Answer(answer) = egress.handle_packet(&big, 1400) else {
+        let Decision::Answer(answer) = egress.handle_frame(&big, 0, 1400) else {
             panic!("no answer");
         };
         assert_eq!(
@@ -331,7 +340,7 @@ mod tests {
             "100.64.0.1"
         );
         assert!(matches!(
-            egress.handle_packet(&big, 1300),
+            egress.handle_frame(&big, 0, 1300),
             Decision::Send { .. }
         ));
         assert_eq!(egress.counters(3).2.of(DropReason::TooBig), 1);

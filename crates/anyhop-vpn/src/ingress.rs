@@ -121,10 +121,10 @@ impl Ingress {
         Ok(())
     }
 
-    /// Counts a packet that was opened and got no further.
-    pub fn dropped(&mut self, slot: Slot, reason: DropReason) {
+    /// Counts packets that were opened and got no further.
+    pub fn dropped(&mut self, slot: Slot, reason: DropReason, packets: u64) {
         if let Some(peer) = self.peers.get_mut(&slot) {
-            peer.drops.add(reason, 1);
+            peer.drops.add(reason, packets);
         }
     }
 

@@ -8,6 +8,7 @@
 //! routes    prefixes and whose they are, by longest match
 //! egress    from the interface to a peer
 //! ingress   from the wire to the interface
+//! offload   packets that are cut, and packets that become one
 //! overlay   which addresses the members of a network have
 //! ```
 //!
@@ -24,13 +25,15 @@
 mod egress;
 mod ingress;
 pub mod ip;
+mod offload;
 mod overlay;
 mod routes;
 mod seal;
 mod window;
 
-pub use egress::{Decision, Egress, HeldPacket, MAX_HELD, MAX_HELD_PER_PEER};
+pub use egress::{Decision, Egress, HeldFrame, MAX_HELD_BYTES, MAX_HELD_PER_PEER};
 pub use ingress::{Ingress, Opened};
+pub use offload::{MAX_MERGED, Merger, Segments, VNET_HEADER_LEN, VnetHeader};
 pub use overlay::{Member, Overlay, V4_PREFIX_LEN, V6_PREFIX_LEN};
 pub use routes::{BadPrefix, Prefix, Routes};
 pub use seal::{

@@ -266,14 +266,14 @@ impl Links {
         };
         let drops = [
             plane.egress().drops().clone(),
-            plane.ingress().drops().clone(),
+            plane.inbound().ingress.drops().clone(),
         ];
         status.drops = info::drop_counts(&drops);
         let peers = self.peers();
         for entry in peers.iter() {
             let (sent, came) = (
                 plane.egress().counters(entry.slot),
-                plane.ingress().counters(entry.slot),
+                plane.inbound().ingress.counters(entry.slot),
             );
             let conn = self.node.current(entry.peer.peer);
             let path =
@@ -297,12 +297,12 @@ impl Links {
 
 fn apply_routes(plane: &Plane, peers: &Peers<State>) {
     plane.egress().set_routes(peers.routes());
-    plane.ingress().set_routes(peers.routes());
+    plane.inbound().ingress.set_routes(peers.routes());
 }
 
 fn forget(plane: &Plane, slot: Slot) {
     plane.egress().remove_peer(slot);
-    plane.ingress().remove_peer(slot);
+    plane.inbound().ingress.remove_peer(slot);
 }
 
 /// Opens packets with a connection's keys from now on.
@@ -314,7 +314,10 @@ fn take_keys(plane: &Plane, slot: Slot, state: &mut State, conn: &Conn) {
         return;
     };
     let index = keys.opener.index();
-    plane.ingress().add_keys(slot, Arc::clone(&keys.opener));
+    plane
+        .inbound()
+        .ingress
+        .add_keys(slot, Arc::clone(&keys.opener));
     state.keys.insert(conn.id, Keys { index, ended: None });
 }
 
@@ -327,7 +330,7 @@ fn drop_keys(plane: &Plane, state: &mut State, alive: &BTreeSet<LinkId>, now: In
         let ended = *keys.ended.get_or_insert(now);
         let keep = now < ended + KEY_GRACE;
         if !keep {
-            plane.ingress().remove_keys(keys.index);
+            plane.inbound().ingress.remove_keys(keys.index);
         }
         keep
     });
@@ -396,7 +399,7 @@ fn note_use(
     current: Option<&Arc<Conn>>,
     now: Instant,
 ) {
-    let traffic = plane.egress().counters(slot).1 + plane.ingress().counters(slot).1;
+    let traffic = plane.egress().counters(slot).1 + plane.inbound().ingress.counters(slot).1;
     if traffic != state.traffic {
         (state.traffic, state.active) = (traffic, Some(now));
     }

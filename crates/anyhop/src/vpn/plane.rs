@@ -1,17 +1,19 @@
 //! The way of packets: between the interface, the machines of `anyhop_vpn` and the sockets.
 //!
-//! - **Out**: a thread waits for the host's packets, decides about each, and seals runs of
-//!   equal ones for one peer into one buffer, which leaves in one call (GSO where the
-//!   socket has it). The buffers are the thread's and are used again.
+//! - **Out**: a thread waits for the host's packets, decides about each, cuts what the kernel
+//!   left to be cut, and seals runs of equal ones for one peer into one buffer, which leaves in
+//!   one call (GSO where the socket has it). The buffers are the thread's and are used again.
 //! - **In**: the engine's socket hands over batches as the kernel delivered them; they are
-//!   opened in place and given to the interface right there.
+//!   opened in place, and given to the interface right there, segments of one TCP flow as
+//!   one packet.
 //!
 //! Each direction has one lock, taken for a packet's decision or a batch, in which nothing
 //! waits; the task that follows the sessions takes both when something about them changes.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
@@ -19,13 +21,16 @@ use std::{
 };
 
 use anyhop_os::{StopFlag, Tun};
-use anyhop_vpn::{Decision, DropReason, Egress, Ingress, OVERHEAD, Sealer, Slot};
+use anyhop_vpn::{
+    Decision, DropReason, Egress, Exhausted, HeldFrame, Ingress, MAX_MERGED, Merger, OVERHEAD,
+    SEALED_HEADER_LEN, Sealer, Segments, Slot, VNET_HEADER_LEN, VnetHeader,
+};
 use tokio::sync::mpsc;
 
 use crate::engine::{Fabric, SealedSink, Way};
 
-/// Longest packet that an interface gives: that of IP.
-const MAX_PACKET: usize = 65_535;
+/// Longest frame that an interface gives: an IP packet with its header.
+const MAX_FRAME: usize = VNET_HEADER_LEN + 65_535;
 /// Sealed bytes that leave in one call: a UDP datagram's limit for a batch.
 const MAX_BATCH: usize = 65_000;
 /// Datagrams of one batch.
@@ -41,8 +46,15 @@ pub(super) struct Plane {
     pub(super) tun: Tun,
     fabric: Arc<Fabric>,
     egress: Mutex<Egress<SocketAddr>>,
-    ingress: Mutex<Ingress>,
+    ingress: Mutex<Inbound>,
     dial: mpsc::Sender<Slot>,
+}
+
+/// The way in, and what it uses again for each batch.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) ingress: Ingress,
+    merger: Merger,
 }
 
 impl Plane {
@@ -56,7 +68,10 @@ impl Plane {
             tun,
             fabric,
             egress: Mutex::default(),
-            ingress: Mutex::new(ingress),
+            ingress: Mutex::new(Inbound {
+                ingress,
+                merger: Merger::default(),
+            }),
             dial,
         }
     }
@@ -65,27 +80,27 @@ impl Plane {
         self.egress.lock().expect("no holder panics")
     }
 
-    pub(super) fn ingress(&self) -> MutexGuard<'_, Ingress> {
+    pub(super) fn inbound(&self) -> MutexGuard<'_, Inbound> {
         self.ingress.lock().expect("no holder panics")
     }
 
     /// Sends packets that waited for their session.
-    pub(super) fn send_held(&self, packets: impl IntoIterator<Item = Vec<u8>>) {
+    pub(super) fn send_held(&self, frames: impl IntoIterator<Item = HeldFrame>) {
         let mut batch = Batch::default();
-        for packet in packets {
-            self.take(&packet, &mut batch);
+        for mut frame in frames {
+            self.take(&mut frame, &mut batch);
         }
         self.flush(&mut batch);
     }
 
     /// Moves the host's packets until the flag is set or the interface is gone.
     pub(super) fn run(&self, stop: &StopFlag) -> io::Result<()> {
-        let mut packet = vec![0; MAX_PACKET];
+        let mut frame = vec![0; MAX_FRAME];
         let mut batch = Batch::default();
         while self.tun.wait(stop)? {
             for _ in 0..MAX_TAKEN {
-                match self.tun.read(&mut packet) {
-                    Ok(len) => self.take(&packet[..len], &mut batch),
+                match self.tun.read(&mut frame) {
+                    Ok(len) => self.take(&mut frame[..len], &mut batch),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 }
@@ -95,22 +110,22 @@ impl Plane {
         Ok(())
     }
 
-    /// Decides about one packet and seals it into the batch, sending that before if the
-    /// packet does not fit to it.
-    fn take(&self, packet: &[u8], batch: &mut Batch) {
-        let decision = self.egress().handle_packet(packet, packet.len());
+    /// Decides about one frame and puts what comes of it into the batch.
+    fn take(&self, frame: &mut [u8], batch: &mut Batch) {
+        let Some((header, packet)) = VnetHeader::read(frame) else {
+            return;
+        };
+        let len = header.cut_len(packet);
+        let decision = self.egress().handle_frame(frame, VNET_HEADER_LEN, len);
         match decision {
             Decision::Send { slot, sealer, path } => {
-                if !batch.fits(slot, path, packet.len()) {
-                    self.flush(batch);
-                    let Some(way) = self.fabric.way(path) else {
-                        self.egress().dropped(slot, DropReason::PathBusy, 1);
-                        return;
-                    };
-                    batch.begin(slot, path, way);
-                }
-                if batch.seal(&sealer, packet).is_err() {
-                    self.egress().dropped(slot, DropReason::Exhausted, 1);
+                let packet = &mut frame[VNET_HEADER_LEN..];
+                let Some(mut segments) = Segments::new(header, packet) else {
+                    self.egress().dropped(slot, DropReason::Malformed, 1);
+                    return;
+                };
+                while let Some(parts) = segments.next_packet() {
+                    self.put(parts, (slot, path), &sealer, batch);
                 }
             }
             // When so many peers are dialled at once, this one is with its next packet.
@@ -120,10 +135,35 @@ impl Plane {
                 }
             }
             Decision::Answer(answer) => {
+                let whole = VnetHeader::default().bytes();
                 // An answer that is lost is asked for again by the next packet.
-                let _ = self.tun.write(&answer);
+                let _ = self
+                    .tun
+                    .write(&[IoSlice::new(&whole), IoSlice::new(&answer)]);
             }
             Decision::Held | Decision::Dropped(_) => {}
+        }
+    }
+
+    /// Seals a packet into the batch, and sends that before if the packet does not fit to it.
+    fn put(
+        &self,
+        packet: [&[u8]; 2],
+        (slot, path): (Slot, SocketAddr),
+        sealer: &Sealer,
+        batch: &mut Batch,
+    ) {
+        let len = packet[0].len() + packet[1].len();
+        if !batch.fits(slot, path, len) {
+            self.flush(batch);
+            let Some(way) = self.fabric.way(path) else {
+                self.egress().dropped(slot, DropReason::PathBusy, 1);
+                return;
+            };
+            batch.begin(slot, path, way);
+        }
+        if batch.seal(sealer, packet).is_err() {
+            self.egress().dropped(slot, DropReason::Exhausted, 1);
         }
     }
 
@@ -192,20 +232,53 @@ impl Wake for Unpark {
 
 impl SealedSink for Plane {
     fn receive(&self, batch: &mut [u8], stride: usize, header: usize) {
-        let mut ingress = self.ingress();
-        for datagram in batch.chunks_mut(stride) {
-            let Some(sealed) = datagram.get_mut(header..) else {
-                continue;
-            };
-            let Some(opened) = ingress.handle_datagram(sealed) else {
-                continue;
-            };
-            let slot = opened.slot;
-            if let Err(e) = self.tun.write(opened.packet) {
-                tracing::trace!(error = %e, "the interface took no packet");
-                ingress.dropped(slot, DropReason::InterfaceBusy);
+        let mut inbound = self.inbound();
+        let Inbound { ingress, merger } = &mut *inbound;
+        let mut last = None;
+        let mut at = 0;
+        while at < batch.len() {
+            let end = (at + stride).min(batch.len());
+            let start = (at + header).min(end);
+            if let Some(opened) = ingress.handle_datagram(&mut batch[start..end]) {
+                last = Some(opened.slot);
+                let first = start + SEALED_HEADER_LEN;
+                let packet = first..first + opened.packet.len();
+                merger.push(batch, packet);
             }
+            at = end;
         }
+        // A batch is one peer's: it came from one address.
+        let Some(slot) = last else { return };
+        let mut refused = 0;
+        merger.drain(batch, |vnet, batch, payloads, headers| {
+            if let Err(e) = self.give(&vnet.bytes(), &batch[headers], batch, payloads) {
+                tracing::trace!(error = %e, "the interface took no packet");
+                refused += payloads.len().max(1) as u64;
+            }
+        });
+        if refused > 0 {
+            ingress.dropped(slot, DropReason::InterfaceBusy, refused);
+        }
+    }
+}
+
+impl Plane {
+    /// Gives the interface one packet, whose payloads are ranges of the batch.
+    fn give(
+        &self,
+        vnet: &[u8],
+        headers: &[u8],
+        batch: &[u8],
+        payloads: &[Range<usize>],
+    ) -> io::Result<()> {
+        let mut parts = [IoSlice::new(&[]); 2 + MAX_MERGED];
+        (parts[0], parts[1]) = (IoSlice::new(vnet), IoSlice::new(headers));
+        let mut count = 2;
+        for (part, payload) in parts[2..].iter_mut().zip(payloads) {
+            *part = IoSlice::new(&batch[payload.clone()]);
+            count += 1;
+        }
+        self.tun.write(&parts[..count])
     }
 }
 
@@ -238,13 +311,13 @@ impl Batch {
         self.target = Some((slot, path, way));
     }
 
-    fn seal(&mut self, sealer: &Sealer, packet: &[u8]) -> Result<(), anyhop_vpn::Exhausted> {
+    fn seal(&mut self, sealer: &Sealer, packet: [&[u8]; 2]) -> Result<(), Exhausted> {
         let Some((_, _, way)) = &self.target else {
             return Ok(());
         };
         let before = self.bytes.len();
         self.bytes.extend_from_slice(way.header());
-        if let Err(e) = sealer.seal(&[packet], &mut self.bytes) {
+        if let Err(e) = sealer.seal(&packet, &mut self.bytes) {
             self.bytes.truncate(before);
             return Err(e);
         }
@@ -254,7 +327,7 @@ impl Batch {
             _ => self.closed = len < self.stride,
         }
         self.packets += 1;
-        self.inner_bytes += packet.len() as u64;
+        self.inner_bytes += (packet[0].len() + packet[1].len()) as u64;
         Ok(())
     }
 
@@ -287,12 +360,12 @@ mod tests {
         assert!(batch.target().is_none(), "it is empty");
         for _ in 0..2 {
             assert!(batch.fits(1, path, 100));
-            batch.seal(&sealer, &[0; 100]).unwrap();
+            batch.seal(&sealer, [&[], &[0; 100]]).unwrap();
         }
         assert!(!batch.fits(2, path, 100), "another peer");
         assert!(!batch.fits(1, path, 101), "longer");
         assert!(batch.fits(1, path, 40));
-        batch.seal(&sealer, &[0; 40]).unwrap();
+        batch.seal(&sealer, [&[0; 20], &[0; 20]]).unwrap();
         assert!(!batch.fits(1, path, 40), "ended");
         assert_eq!(batch.bytes.len(), 240 + 3 * OVERHEAD);
         assert_eq!((batch.stride, batch.inner_bytes), (100 + OVERHEAD, 240));
