@@ -40,13 +40,16 @@ async fn network(owner: &Node, members: &[&Node]) {
     ];
     owner.json(&create).await;
     for member in members {
-        let invited = owner.json(&["network", "invite", "lab"]).await;
-        let invite = invited["invite"].as_str().expect("a text");
-        let name = member.name.to_lowercase();
-        member
-            .json(&["network", "join", invite, "--name", &name])
-            .await;
+        joins(member, owner).await;
     }
+}
+
+async fn joins(member: &Node, owner: &Node) {
+    let invited = owner.json(&["network", "invite", "lab"]).await;
+    let invite = invited["invite"].as_str().expect("a text");
+    let name = member.name.to_lowercase();
+    let join = ["network", "join", invite, "--name", &name];
+    member.json(&join).await;
 }
 
 async fn status(node: &Node) -> Value {
@@ -247,4 +250,37 @@ async fn members_exchange_ip_packets_directly_and_over_a_circuit() {
         );
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ip_packets_go_over_a_websocket_where_udp_is_blocked() {
+    let Some(_turn) = turn().await else { return };
+    let mut world = World::with_websockets().await;
+    let router = world.router("A", NatKind::PortRestrictedCone);
+    router.block_all_udp().expect("blocked");
+    let mut a = world.behind_router("A", router).await;
+    let create = [
+        "network",
+        "create",
+        "lab",
+        "--listen",
+        LISTEN,
+        "--listen-ws",
+        "0.0.0.0:8443",
+    ];
+    world.r.json(&create).await;
+    joins(&a.node, &world.r).await;
+    for node in [&world.r, &a.node] {
+        node.json(&["vpn", "up"]).await;
+    }
+    for ip in own(&status(&world.r).await) {
+        pings(&mut a.node, ip, 3).await;
+        tcp(&mut a.node, &mut world.r, ip).await;
+    }
+    let seen = status(&a.node).await;
+    let path = &peer(&seen, &world.r.peer)["path"];
+    assert_eq!(
+        (&path["kind"], &path["carrier"]),
+        (&"direct".into(), &"ws".into())
+    );
 }

@@ -152,6 +152,9 @@ pub struct Vpn {
 impl Vpn {
     /// Starts a packet plane without peers.
     ///
+    /// # Panics
+    /// Outside of the node's runtime.
+    ///
     /// # Errors
     /// When the interface cannot be made, or the node has a plane already.
     pub fn start(node: &Node, config: VpnConfig) -> Result<Self, VpnError> {
@@ -163,6 +166,9 @@ impl Vpn {
     ///
     /// # Errors
     /// As [`start`](Self::start), and when this node is not a member yet.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
     pub fn start_in(network: &NetworkHandle) -> Result<Self, VpnError> {
         let overlay = network.overlay();
         let me = overlay.me.as_ref().ok_or(VpnError::NoAddress)?;
@@ -215,7 +221,10 @@ impl Vpn {
         let stop_flag = Arc::new(StopFlag::new().map_err(failed)?);
         let (for_thread, flag) = (Arc::clone(&plane), Arc::clone(&stop_flag));
         let thread = thread::Builder::new().name(interface.clone());
+        // What is waited for there has timers of the runtime.
+        let runtime = tokio::runtime::Handle::current();
         let thread = thread.spawn(move || {
+            let _context = runtime.enter();
             if let Err(e) = for_thread.run(&flag) {
                 tracing::warn!(error = %e, "the interface failed: no more packets are sent");
             }
