@@ -63,6 +63,7 @@ targets! {
     quic_destination: quic_packets,
     sealed_packet: sealed_packets,
     ip_packet: ip_packets,
+    merged_packets: segments,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

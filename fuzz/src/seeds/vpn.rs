@@ -34,3 +34,17 @@ pub(crate) fn sealed_packets() -> Vec<Vec<u8>> {
     };
     vec![seal(Cipher::Aes256Gcm), seal(Cipher::ChaCha20Poly1305)]
 }
+
+/// Two TCP segments that follow each other, and the length of the first in front.
+pub(crate) fn segments() -> Vec<Vec<u8>> {
+    let segment = |number: u8| {
+        let mut packet = vec![0; 60];
+        packet[0] = 0x45;
+        (packet[3], packet[9]) = (60, 6);
+        packet[12..20].copy_from_slice(&[100, 64, 0, 2, 100, 64, 0, 1]);
+        // Without options; 20 bytes of data.
+        (packet[27], packet[32], packet[33]) = (20 * number, 5 << 4, 0x10);
+        packet
+    };
+    vec![[vec![60], segment(0), segment(1)].concat()]
+}

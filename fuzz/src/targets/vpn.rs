@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use anyhop_vpn::{
-    Cipher, Ingress, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN,
+    Cipher, Ingress, Merger, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN, Segments,
     ip::{self, MIN_MTU},
 };
 
@@ -50,6 +50,40 @@ pub fn sealed_packet(data: &[u8]) -> bool {
     assert_eq!(packets, u64::from(reached));
     assert_eq!(packets + dropped.map(|(_, n)| n).sum::<u64>(), 2);
     reached
+}
+
+/// Packets of a peer that may become one: any bytes, cut at any place. They are valid when
+/// they are.
+///
+/// # Panics
+/// When a property breaks.
+pub fn merged_packets(data: &[u8]) -> bool {
+    let Some((&cut, packets)) = data.split_first() else {
+        return false;
+    };
+    let cut = usize::from(cut).min(packets.len());
+    let mut buffer = packets.to_vec();
+    let mut merger = Merger::default();
+    merger.push(&buffer, 0..cut);
+    merger.push(&buffer, cut..packets.len());
+    let (mut given, mut bytes) = (0, 0);
+    merger.drain(&mut buffer, |vnet, buffer, payloads, headers| {
+        let parts = [headers].into_iter().chain(payloads.iter().cloned());
+        let mut packet = parts.map(|p| &buffer[p]).collect::<Vec<_>>().concat();
+        (given, bytes) = (given + 1, bytes + packet.len());
+        if payloads.len() > 1 {
+            let segments = Segments::new(vnet, &mut packet);
+            let mut segments = segments.expect("what was merged can be cut");
+            for _ in payloads {
+                let parts = segments.next_packet().expect("one for each").concat();
+                assert!(ip::addresses(&parts).is_some());
+            }
+            assert!(segments.next_packet().is_none());
+        }
+    });
+    let merged = given == 1;
+    assert!(merged && bytes <= packets.len() || bytes == packets.len());
+    merged
 }
 
 /// An IP packet of the host, and the answer to its sender.
