@@ -108,8 +108,9 @@ fn every_example_does_what_it_expects() {
     assert!(seen >= 4, "{seen} examples");
 }
 
-/// As many changes as `anyhop lab chaos` makes during a tenth of its bytes. Its stalls are told
-/// in docs/connectivity.md.
+/// As many changes as `anyhop lab chaos` makes during a tenth of its bytes, which puts them
+/// closer together. Its stalls are told in docs/connectivity.md: below 3 s but for one run in
+/// seven, and 5 s at the longest in 80.
 #[test]
 fn transfer_outlives_chaos() {
     let options = chaos::Options {
@@ -126,4 +127,6 @@ fn transfer_outlives_chaos() {
     let report = report.expect("a runtime").expect("it runs");
     println!("{report:#?}");
     assert_eq!(report.traffic[0].hash_equal, Some(true), "seed 1");
+    let stall = report.traffic[0].longest_stall_ms;
+    assert!(stall < 8_000.0, "seed 1 stalled for {stall} ms");
 }
