@@ -100,6 +100,8 @@ struct OpenPath {
     mtu: u16,
     /// Share of packets lost since it was opened.
     loss: f64,
+    /// Sealed packets sent while it was selected.
+    sealed: u64,
     /// The WebSocket it runs over.
     _held: Option<CarrierUse>,
 }
@@ -142,6 +144,8 @@ pub(crate) struct Driver {
     quick_ticks: u32,
     /// The link's addresses as the label table has them.
     published_link: Vec<SocketAddr>,
+    /// Sealed packets that were counted for a path.
+    sealed_seen: u64,
     /// Where the packets of dead paths go.
     diverted: Vec<(SocketAddr, SocketAddr)>,
 }
@@ -166,6 +170,7 @@ impl Driver {
             rtt: Duration::ZERO,
             mtu: 0,
             loss: 0.0,
+            sealed: 0,
             _held: hold(&node, remote),
         };
         let direct_wanted = node.config.direct_paths;
@@ -198,6 +203,7 @@ impl Driver {
             opening_found: false,
             quick_ticks: 0,
             published_link: Vec::new(),
+            sealed_seen: 0,
             diverted: Vec::new(),
         };
         driver.agent.set_families(&driver.network.borrow().families);
@@ -598,6 +604,7 @@ impl Driver {
             rtt: Duration::ZERO,
             mtu: 0,
             loss: 0.0,
+            sealed: 0,
             _held: hold(&self.node, remote),
         };
         keep_alive(&open, &self.network.borrow());
@@ -673,6 +680,7 @@ impl Driver {
         let mut samples = Vec::with_capacity(self.paths.len());
         let (mut gone, mut moved) = (Vec::new(), Vec::new());
         let remotes: Vec<_> = self.paths.values().map(|open| open.remote).collect();
+        let (sealed, selected) = (self.conn.packets_sealed(), self.agent.selected());
         for (key, open) in &mut self.paths {
             let Ok(remote) = open.path.remote_address().map(canonical) else {
                 gone.push(open.id);
@@ -686,13 +694,17 @@ impl Driver {
                 open.remote = remote;
                 moved.push(*key);
             }
+            if Some(*key) == selected {
+                open.sealed += sealed - std::mem::replace(&mut self.sealed_seen, sealed);
+            }
             let stats = open.path.stats();
             (open.rtt, open.mtu) = (stats.rtt, stats.current_mtu);
             open.loss = stats.lost_packets as f64 / stats.sent_packets.max(1) as f64;
             samples.push(Sample {
                 key: *key,
                 rtt: (stats.rtt != INITIAL_RTT).then_some(stats.rtt),
-                tx: stats.udp_tx.datagrams,
+                // Of those that come, nobody knows over which path: pongs tell.
+                tx: stats.udp_tx.datagrams + open.sealed,
                 rx: stats.udp_rx.datagrams,
             });
         }

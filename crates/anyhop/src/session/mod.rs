@@ -251,6 +251,12 @@ impl Conn {
         made.as_ref()
     }
 
+    /// How many packets the packet plane has sealed for this connection.
+    pub(crate) fn packets_sealed(&self) -> u64 {
+        let keys = self.packet_keys.get().and_then(Option::as_ref);
+        keys.map_or(0, |keys| keys.sealer.sealed())
+    }
+
     /// The peer's ping came from there.
     pub(crate) fn shows_itself_at(&self, addr: SocketAddr) {
         let mut shown = self.shown.lock().expect("no holder panics");
