@@ -18,6 +18,7 @@
 //! POST /v1/network/revoke             PeerAsk -> MemberReport
 //! POST /v1/network/rotate             RotateAsk -> RotateReport
 //! POST /v1/network/export             ExportAsk -> BackupReport
+//! GET  /v1/network/swarm_key          SwarmKeyReport
 //! POST /v1/network/leave              LeaveReport
 //! ```
 
@@ -104,6 +105,9 @@ pub(crate) struct CreateAsk {
     pub(crate) name: String,
     /// How this node is its owner.
     pub(crate) membership: Membership,
+    /// Its first swarm key, in libp2p's text format; drawn at random if there is none.
+    #[serde(default)]
+    pub(crate) swarm_key: Option<String>,
 }
 
 /// Asks to restore a network.
@@ -308,6 +312,19 @@ pub(crate) struct BackupReport {
     pub(crate) id: String,
     /// The text to keep.
     pub(crate) backup: String,
+}
+
+/// A swarm key.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SwarmKeyReport {
+    /// The network's name.
+    pub(crate) network: String,
+    /// Its id, hex.
+    pub(crate) id: String,
+    /// The key's epoch.
+    pub(crate) epoch: u32,
+    /// The key in libp2p's text format.
+    pub(crate) swarm_key: String,
 }
 
 /// A network was left.

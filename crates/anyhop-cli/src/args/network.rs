@@ -130,6 +130,9 @@ pub(crate) struct CreateArgs {
     /// This node's name among the members
     #[arg(long, value_name = "N", default_value = "owner")]
     pub(crate) name: MemberName,
+    /// Begin with this swarm key, a file in libp2p's format, instead of a new one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) swarm_key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) membership: MembershipArgs,
 }
@@ -297,6 +300,9 @@ pub(crate) struct ExportArgs {
     /// Write the backup to this new file instead of standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Write the current swarm key in libp2p's format instead; any member may
+    #[arg(long, conflicts_with = "passphrase_file")]
+    pub(crate) swarm_key: bool,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseArg,
 }

@@ -76,6 +76,11 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let ask = CreateAsk {
         name: args.network.to_string(),
         membership: args.membership.ask(Some(args.name)),
+        swarm_key: args
+            .swarm_key
+            .as_deref()
+            .map(backup::read_text)
+            .transpose()?,
     };
     let report: NetworkReport = context.client().post("/v1/networks/create", &ask).await?;
     founded(context, report, "founded")

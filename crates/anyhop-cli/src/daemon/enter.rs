@@ -10,7 +10,7 @@ use std::{fs, io, net::SocketAddr, path::Path, sync::Arc};
 
 use anyhop::{
     Config, JoinError, MemberName, NetworkName, Node, OptOuts, PrivateNetwork, StartError,
-    WebSocketConfig,
+    SwarmKey, WebSocketConfig,
 };
 use anyhop_base::NetworkId;
 
@@ -281,6 +281,7 @@ impl Daemon {
         self: &Arc<Self>,
         name: NetworkName,
         how: As,
+        swarm_key: Option<SwarmKey>,
     ) -> Result<Arc<Presence>, CliError> {
         let taken = self.networks.all();
         if taken.iter().any(|(p, _)| p.name() == name.as_str()) {
@@ -289,7 +290,10 @@ impl Daemon {
         }
         let (key, opt_outs) = (self.keypair.clone(), how.opt_outs);
         let member = how.name.clone().unwrap_or_else(owner_name);
-        let network = PrivateNetwork::create(name, &key, &member, opt_outs)?;
+        let network = match swarm_key {
+            None => PrivateNetwork::create(name, &key, &member, opt_outs)?,
+            Some(first) => PrivateNetwork::create_under(name, &key, &member, opt_outs, &first)?,
+        };
         self.enter_new(network, how).await
     }
 

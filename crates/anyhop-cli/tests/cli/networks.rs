@@ -532,6 +532,52 @@ fn a_backup_restores_the_network_under_its_passphrase_only() {
     }
 }
 
+#[test]
+fn a_network_begins_with_a_swarm_key_of_libp2p_and_gives_its_own_away() {
+    let owner = Daemon::start(&[]);
+    let file = owner.path().join("swarm.key");
+    let text = format!("/key/swarm/psk/1.0.0/\n/base16/\n{}\n", "0a".repeat(32));
+    fs::write(&file, &text).expect("writable");
+    let create = ["network", "create", "lab", "--swarm-key"];
+    owner.command(&[&create[..], &[&path(&file)]].concat()).ok();
+    let export = ["network", "export", "lab", "--swarm-key"];
+    let key = owner.command(&export).ok().json();
+    assert_eq!(keys(&key), ["epoch", "id", "network", "swarm_key"]);
+    assert_eq!(string(&key["swarm_key"]).trim_end(), text.trim_end());
+    assert_eq!(key["epoch"], 1);
+    owner.command(&["network", "rotate", "lab"]).ok();
+    let out = owner.path().join("next.key");
+    owner
+        .command(&[&export[..], &["--out", &path(&out)]].concat())
+        .ok();
+    let mode = fs::metadata(&out).expect("written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let next = fs::read_to_string(&out).expect("text");
+    assert!(
+        next.starts_with("/key/swarm/psk/1.0.0/\n/base16/\n"),
+        "{next}"
+    );
+    assert_ne!(
+        next.trim_end(),
+        text.trim_end(),
+        "another epoch, another key"
+    );
+
+    fs::write(&file, "/key/swarm/psk/1.0.0/\n/base16/\nno key\n").expect("writable");
+    let other = ["network", "create", "other", "--swarm-key"];
+    let error = owner
+        .command(&[&other[..], &[&path(&file)]].concat())
+        .error(2);
+    assert!(
+        string(&error["message"]).contains("no swarm key"),
+        "{error}"
+    );
+    let error = owner
+        .command(&[&other[..], &["/nowhere"]].concat())
+        .error(2);
+    assert!(string(&error["message"]).contains("/nowhere"), "{error}");
+}
+
 fn path(path: &std::path::Path) -> String {
     path.display().to_string()
 }

@@ -21,7 +21,7 @@ use anyhop_proto::network::{
     invitation::Invitation,
     state::NetworkState,
     statement::{Certificate, Issuer, MemberName, OptOuts, Role, Signer, Statement},
-    swarm::KeyRing,
+    swarm::{KeyRing, SWARM_KEY_LEN, SwarmKey},
 };
 
 pub use error::{JoinError, NetworkError, StoreError};
@@ -53,6 +53,31 @@ impl PrivateNetwork {
         name: &MemberName,
         opt_outs: OptOuts,
     ) -> Result<Self, NetworkError> {
+        Self::create_with(network, node, name, opt_outs, random_seed())
+    }
+
+    /// Founds a network whose first swarm key exists already, such as one that libp2p nodes
+    /// use ([`SwarmKey::from_text`] reads their `swarm.key`); its epoch is not kept.
+    ///
+    /// # Errors
+    /// When the key refuses to sign.
+    pub fn create_under(
+        network: NetworkName,
+        node: &Keypair,
+        name: &MemberName,
+        opt_outs: OptOuts,
+        swarm_key: &SwarmKey,
+    ) -> Result<Self, NetworkError> {
+        Self::create_with(network, node, name, opt_outs, *swarm_key.secret())
+    }
+
+    fn create_with(
+        network: NetworkName,
+        node: &Keypair,
+        name: &MemberName,
+        opt_outs: OptOuts,
+        swarm_key: [u8; SWARM_KEY_LEN],
+    ) -> Result<Self, NetworkError> {
         let authority = Keypair::generate_ed25519();
         let charter = Charter::new(network, authority.public().to_peer_id())
             .map_err(|e| NetworkError::Unusable(e.to_string()))?;
@@ -63,7 +88,7 @@ impl PrivateNetwork {
         let signer = signer(&state, node)?;
         let me = node.public().to_peer_id();
         let mut gossip = Gossip::new(me, state.membership.clone(), []);
-        gossip.rotate(unix_now_s(), &signer, random_seed())?;
+        gossip.rotate(unix_now_s(), &signer, swarm_key)?;
         state.keys = gossip.keys().cloned().collect();
         state.membership = gossip.membership().clone();
         Ok(Self { state, store: None })

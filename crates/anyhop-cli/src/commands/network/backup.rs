@@ -1,4 +1,4 @@
-//! `network export` and `network import`.
+//! `network export` and `network import`; swarm keys in files.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use tokio::{signal::ctrl_c, task::spawn_blocking};
 
 use super::{Context, founded};
 use crate::{
-    api::network::{BackupReport, ExportAsk, ImportAsk, Membership, NetworkReport},
+    api::network::{BackupReport, ExportAsk, ImportAsk, Membership, NetworkReport, SwarmKeyReport},
     args::{ExportArgs, ImportArgs, PassphraseArg},
     error::{CliError, Code},
 };
@@ -21,6 +21,8 @@ use crate::{
 const MAX_PASSPHRASE: u64 = 1024;
 /// Largest backup read, bytes: the largest state in base64.
 const MAX_BACKUP: u64 = 64 << 20;
+/// Longest other text, bytes.
+const MAX_TEXT: u64 = 4096;
 
 /// What is told of a backup that went into a file.
 #[derive(Debug, Serialize)]
@@ -31,6 +33,9 @@ struct Written {
 }
 
 pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<(), CliError> {
+    if args.swarm_key {
+        return export_swarm_key(context, args.out.as_deref()).await;
+    }
     // Who may not is told before a passphrase is thought up.
     let report: NetworkReport = context.client().get("/v1/network").await?;
     if report.role.as_deref() != Some("owner") {
@@ -45,13 +50,7 @@ pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<(), Cl
     let Some(file) = &args.out else {
         return context.output.result(&report, |r| r.backup.clone());
     };
-    anyhop_base::fs::create_atomic(file, report.backup.as_bytes(), 0o600).map_err(|e| {
-        CliError::usage(format!(
-            "cannot write the backup to {}: {e}",
-            file.display()
-        ))
-        .hint("name a file that is not there yet, in a directory that can be written")
-    })?;
+    write_new(file, &report.backup)?;
     let written = Written {
         network: report.network,
         id: report.id,
@@ -59,6 +58,45 @@ pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<(), Cl
     };
     context.output.result(&written, |w| {
         format!("wrote the backup of {} to {}", w.network, w.file)
+    })
+}
+
+async fn export_swarm_key(context: &Context, out: Option<&Path>) -> Result<(), CliError> {
+    let report: SwarmKeyReport = context.client().get("/v1/network/swarm_key").await?;
+    let Some(file) = out else {
+        let text = |r: &SwarmKeyReport| r.swarm_key.trim_end().to_owned();
+        return context.output.result(&report, text);
+    };
+    write_new(file, &report.swarm_key)?;
+    let written = Written {
+        network: report.network,
+        id: report.id,
+        file: file.display().to_string(),
+    };
+    context.output.result(&written, |w| {
+        format!("wrote the swarm key of {} to {}", w.network, w.file)
+    })
+}
+
+/// Writes a secret to a file that is not there yet.
+fn write_new(file: &Path, text: &str) -> Result<(), CliError> {
+    anyhop_base::fs::create_atomic(file, text.as_bytes(), 0o600).map_err(|e| {
+        CliError::usage(format!("cannot write to {}: {e}", file.display()))
+            .hint("name a file that is not there yet, in a directory that can be written")
+    })
+}
+
+/// Reads a short text, such as a swarm key.
+pub(super) fn read_text(file: &Path) -> Result<String, CliError> {
+    let read = || {
+        let mut text = String::new();
+        let file = File::open(file)?;
+        file.take(MAX_TEXT).read_to_string(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    read().map_err(|e| {
+        CliError::usage(format!("cannot read {}: {e}", file.display()))
+            .hint("give the path of a text file that this user may read")
     })
 }
 

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop::{
-    InviteOptions, Invited, MemberInfo, MemberName, NetworkHandle, NetworkName, OptOuts, PeerAddr,
-    PeerId, RequestInfo,
+    Epoch, InviteOptions, Invited, MemberInfo, MemberName, NetworkError, NetworkHandle,
+    NetworkName, OptOuts, PeerAddr, PeerId, RequestInfo, SwarmKey,
 };
 use axum::{
     Json, Router,
@@ -19,7 +19,7 @@ use crate::{
     api::network::{
         AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
         JoinReport, LeaveReport, MemberReport, Membership, NetworkReport, PeerAsk, PublicAsk,
-        RenameAsk, RenewAsk, RotateAsk, RotateReport, SetAsk, SetReport,
+        RenameAsk, RenewAsk, RotateAsk, RotateReport, SetAsk, SetReport, SwarmKeyReport,
     },
     args::MAX_BODY,
     daemon::{
@@ -54,6 +54,7 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/network/revoke", post(revoke))
         .route("/v1/network/rotate", post(rotate))
         .route("/v1/network/export", post(export))
+        .route("/v1/network/swarm_key", get(swarm_key))
         .route("/v1/network/leave", post(leave))
 }
 
@@ -65,8 +66,28 @@ async fn list(State(daemon): State<Arc<Daemon>>) -> Json<Vec<NetworkReport>> {
 async fn create(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<NetworkReport> {
     let ask: CreateAsk = read_ask(body).await?;
     let name = network_name(&ask.name)?;
-    let presence = daemon.create(name, how(&ask.membership)?).await?;
+    let swarm_key = ask.swarm_key.as_deref().map(read_swarm_key).transpose()?;
+    let how = how(&ask.membership)?;
+    let presence = daemon.create(name, how, swarm_key).await?;
     Ok(Json(presence.report(false)))
+}
+
+fn read_swarm_key(text: &str) -> Result<SwarmKey, CliError> {
+    SwarmKey::from_text(Epoch(1), text.as_bytes()).map_err(|e| {
+        CliError::usage(format!("this is no swarm key: {e}"))
+            .hint("give a file in libp2p's format, which begins with /key/swarm/psk/1.0.0/")
+    })
+}
+
+async fn swarm_key(In(presence): In) -> Answer<SwarmKeyReport> {
+    let network = presence.private()?;
+    let key = network.swarm_key().ok_or(NetworkError::NotJoined)?;
+    Ok(Json(SwarmKeyReport {
+        network: presence.name(),
+        id: presence.id().to_string(),
+        epoch: key.epoch().0,
+        swarm_key: key.to_text().to_string(),
+    }))
 }
 
 async fn import(State(daemon): State<Arc<Daemon>>, body: Body) -> Answer<NetworkReport> {

@@ -9,6 +9,7 @@ use anyhop_proto::network::{
     membership::{Member, MembershipError},
     state::NetworkState,
     statement::{Certificate, Issuer, MemberName, Role},
+    swarm::SwarmKey,
 };
 use tokio::task::spawn_blocking;
 
@@ -62,6 +63,13 @@ impl NetworkHandle {
     #[must_use]
     pub fn id(&self) -> NetworkId {
         self.private().charter.id()
+    }
+
+    /// The current swarm key, if this node has one yet. [`SwarmKey::to_text`] writes it as
+    /// libp2p's `swarm.key`. Whoever has it can speak to members, and be admitted by none.
+    #[must_use]
+    pub fn swarm_key(&self) -> Option<SwarmKey> {
+        self.private().state().gossip.key().cloned()
     }
 
     /// A snapshot of the network as this node sees it.
