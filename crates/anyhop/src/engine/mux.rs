@@ -7,6 +7,8 @@
 //! probes go to their session, sealed packets to the packet plane. Forwarding happens right here, in batches as the kernel
 //! delivered them (GRO in, GSO out), without a copy.
 
+mod sender;
+
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
@@ -32,6 +34,7 @@ use anyhop_proto::{
 use noq::{AsyncUdpSocket, UdpSender};
 use tokio::{sync::mpsc, time::Instant};
 
+use self::sender::MuxSender;
 use super::{SealedSink, Swarm, aux::Pins, divert::Diversions};
 use crate::{
     DropCount,
@@ -739,12 +742,7 @@ fn strip(buf: &mut [u8], range: Range<usize>, stride: usize, header: usize) -> u
 
 impl AsyncUdpSocket for MuxSocket {
     fn create_sender(&self) -> Pin<Box<dyn UdpSender>> {
-        Box::pin(MuxSender {
-            fabric: Arc::clone(&self.fabric),
-            diversions: Diversions::of_sender(),
-            scratch: Vec::new(),
-            waiting: None,
-        })
+        Box::pin(MuxSender::new(Arc::clone(&self.fabric)))
     }
 
     fn poll_recv(
@@ -791,98 +789,6 @@ impl AsyncUdpSocket for MuxSocket {
 
     fn may_fragment(&self) -> bool {
         self.fabric.sockets().any(|s| s.may_fragment())
-    }
-}
-
-/// Sends for one connection of the engine.
-struct MuxSender {
-    fabric: Arc<Fabric>,
-    diversions: Arc<Diversions>,
-    /// Where headers are put in front of segments.
-    scratch: Vec<u8>,
-    /// Set while the socket's buffer is full.
-    waiting: Option<Writable>,
-}
-
-impl fmt::Debug for MuxSender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MuxSender")
-    }
-}
-
-impl MuxSender {
-    fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let destination = self.diversions.resolve(canonical(transmit.destination));
-        let Some(circuit) = CircuitId::from_address(&destination) else {
-            let Some(outlet) = self.fabric.outlet(&destination) else {
-                return Err(io::ErrorKind::AddrNotAvailable.into());
-            };
-            let src_ip = transmit.src_ip.map(|ip| ip.to_canonical());
-            return outlet.try_send(&Transmit {
-                destination,
-                src_ip: src_ip.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
-                ..transmit.clone()
-            });
-        };
-        let Some((to, label)) = self.fabric.egress(circuit) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let header = label.header();
-        let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
-        self.scratch.clear();
-        for segment in transmit.contents.chunks(stride.max(1)) {
-            self.scratch.extend_from_slice(&header);
-            self.scratch.extend_from_slice(segment);
-        }
-        let segment = transmit.segment_size.map(|s| s + CIRCUIT_HEADER_LEN);
-        self.fabric.try_send(to, &self.scratch, segment)
-    }
-
-    fn outlet_towards(&self, destination: &SocketAddr) -> Option<Outlet<'_>> {
-        let to = self.diversions.resolve(canonical(*destination));
-        let to = match CircuitId::from_address(&to) {
-            Some(circuit) => self.fabric.egress(circuit)?.0,
-            None => to,
-        };
-        self.fabric.outlet(&to)
-    }
-}
-
-impl UdpSender for MuxSender {
-    fn poll_send(
-        mut self: Pin<&mut Self>,
-        transmit: &Transmit<'_>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            let this = &mut *self;
-            if let Some(future) = &mut this.waiting {
-                ready!(future.as_mut().poll(cx))?;
-                this.waiting = None;
-            }
-            match this.try_send(transmit) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let outlet = this.outlet_towards(&transmit.destination);
-                    this.waiting = outlet.map(Outlet::writable);
-                }
-                // A datagram that cannot be sent is a lost datagram: QUIC recovers, and
-                // an oversize probe is how path MTU discovery finds the limit.
-                Err(e) => {
-                    tracing::trace!(to = %transmit.destination, error = %e, "datagram not sent");
-                    count(&this.fabric.drops.send_failed, 1);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(()) => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-
-    fn max_transmit_segments(&self) -> NonZeroUsize {
-        self.fabric
-            .sockets()
-            .map(|s| s.max_transmit_segments())
-            .min()
-            .unwrap_or(NonZeroUsize::MIN)
     }
 }
 

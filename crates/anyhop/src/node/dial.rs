@@ -182,13 +182,17 @@ impl Inner {
                 way: "admission".to_owned(),
                 ..lost(why)
             })?;
+        // Before anybody else can open a stream: the peer takes the first one for the hello.
+        let told = self.say_hello(&quic).await.map_err(lost)?;
         let conn = self
             .adopt(quic, peer, circuit)
             .ok_or_else(|| lost("the connection ended at once".to_owned()))?;
-        match self.tell_record(&conn, protocols::HELLO).await {
-            Ok(()) => Ok(conn),
-            Err(e) => Err(lost(e.to_string())),
+        if self.own_record() != told {
+            // It changed before the session was there to be told of that.
+            let again = self.tell_record(&conn, protocols::RECORD).await;
+            again.map_err(|e| lost(e.to_string()))?;
         }
+        Ok(conn)
     }
 
     async fn try_direct(&self, peer: PeerId, endpoint: Endpoint) -> Tried {

@@ -27,8 +27,9 @@ use tokio::{
 use super::{Inner, clocks::Clocks, families::interleave, protocols, punch::is_private};
 use crate::{
     Event, StreamError,
+    engine::Connection,
     session::Conn,
-    stream::{RecvStream, SendStream, malformed, read_frame},
+    stream::{RecvStream, SendStream, encode_protocol, malformed, read_frame},
 };
 
 /// Records of others kept; the one that expires first makes room.
@@ -451,6 +452,20 @@ impl Inner {
             record: self.own_record(),
         };
         tell(self, conn, protocol, &hello.encode()).await
+    }
+
+    /// Tells this node's record on the first stream of a connection that it dialled, which
+    /// makes that a session for the peer. Returns the record.
+    pub(super) async fn say_hello(&self, quic: &Connection) -> Result<Vec<u8>, String> {
+        let protocol = self.protocol(protocols::HELLO);
+        let mut hello = encode_protocol(&protocol).map_err(|e| e.to_string())?;
+        let record = self.own_record();
+        let told = record.clone();
+        hello.extend_from_slice(&Hello { record }.encode());
+        let mut send = quic.open_uni().await.map_err(|e| e.to_string())?;
+        send.write_all(&hello).await.map_err(|e| e.to_string())?;
+        send.finish().map_err(|e| e.to_string())?;
+        Ok(told)
     }
 
     /// Reads a hello or record frame and keeps what it says about its sender.
