@@ -23,7 +23,7 @@ use super::{
     swarm::{Epoch, SWARM_KEY_LEN, SwarmKey},
 };
 use crate::{
-    frame::{FrameError, decode, encode_frame},
+    frame::{FrameError, decode, encode_frame, peer_id},
     network::admission::ADMISSION_SECRET_LEN,
 };
 
@@ -153,11 +153,10 @@ impl Introduce {
     /// Its frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let redeem = self.redeem.encode();
         encode_frame(&pb::Introduce {
             peer: self.peer.to_bytes(),
             channel: self.channel.to_vec(),
-            redeem: content(&redeem).to_vec(),
+            redeem: self.redeem.content(),
         })
     }
 
@@ -167,9 +166,8 @@ impl Introduce {
     /// When it is no such message.
     pub fn decode(content: &[u8]) -> Result<Self, FrameError> {
         let introduce: pb::Introduce = decode(content)?;
-        let peer = PeerId::from_bytes(&introduce.peer);
         Ok(Self {
-            peer: peer.map_err(|_| FrameError::malformed("an invalid peer id"))?,
+            peer: peer_id(&introduce.peer)?,
             channel: exact(introduce.channel, "a channel")?,
             redeem: Redeem::decode(&introduce.redeem)?,
         })
@@ -179,12 +177,6 @@ impl Introduce {
 fn exact<const N: usize>(bytes: Vec<u8>, what: &str) -> Result<[u8; N], FrameError> {
     let wrong = |_| FrameError::malformed(&format!("{what} of another length"));
     bytes.try_into().map_err(wrong)
-}
-
-/// A frame without its length.
-fn content(frame: &[u8]) -> &[u8] {
-    let prefix = frame.iter().position(|b| b & 0x80 == 0).unwrap_or(0) + 1;
-    &frame[prefix.min(frame.len())..]
 }
 
 /// The invitations of others that a node greets for.
@@ -248,7 +240,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::network::{invitation::InvitationKeys, statement::OptOuts};
+    use crate::{
+        frame::take_frame,
+        network::{invitation::InvitationKeys, statement::OptOuts},
+    };
+
+    fn content(mut frame: &[u8]) -> &[u8] {
+        let content = take_frame(&mut frame, MAX_GREET_FRAME).expect("a frame");
+        content.expect("a whole one")
+    }
 
     fn peer(n: u8) -> PeerId {
         let key = anyhop_base::Keypair::ed25519_from_bytes([n; 32]).expect("32 bytes");

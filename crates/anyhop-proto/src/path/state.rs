@@ -215,11 +215,16 @@ impl PathState {
         let ceased = self.peer_lost_at.take_if(silent).is_some();
         let lives = ceased && self.alive();
         if lives {
-            self.lost_since = None;
-            self.peer_used = None;
-            self.told = 0;
+            self.regained();
         }
         lives
+    }
+
+    /// It lives again: what was known of its loss is over.
+    fn regained(&mut self) {
+        self.lost_since = None;
+        self.peer_used = None;
+        self.told = 0;
     }
 
     /// Answers whether it was dead until now.
@@ -230,9 +235,7 @@ impl PathState {
         self.doubted = false;
         let was_dead = std::mem::take(&mut self.dead);
         if self.alive() {
-            self.lost_since = None;
-            self.peer_used = None;
-            self.told = 0;
+            self.regained();
         }
         was_dead && self.alive()
     }

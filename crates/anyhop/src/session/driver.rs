@@ -414,20 +414,11 @@ impl Driver {
                         }
                     }
                 }
-                Action::Revive(key) => {
-                    if let Some(open) = self.paths.get(&key) {
-                        self.conn.quic.kicks.kick();
-                        // Fails only for a path that is being closed.
-                        let _ = open.path.ping();
-                    }
-                }
+                Action::Revive(key) => self.nudge(key),
                 Action::Select(key) => {
                     self.apply_selection();
-                    if let Some(open) = self.paths.get(&key) {
-                        // It may have been tried in vain before.
-                        self.conn.quic.kicks.kick();
-                        let _ = open.path.ping();
-                    }
+                    // It may have been tried in vain before.
+                    self.nudge(key);
                 }
                 Action::TellLost(key, used) => self.tell_lost(key, used),
                 Action::Close(key, reason) => self.close_path(key, reason),
@@ -441,6 +432,15 @@ impl Driver {
             }
         }
         self.divert();
+    }
+
+    /// Has the engine send on a path now, whatever its timers and its window say.
+    fn nudge(&self, key: PathKey) {
+        if let Some(open) = self.paths.get(&key) {
+            self.conn.quic.kicks.kick();
+            // Fails only for a path that is being closed.
+            let _ = open.path.ping();
+        }
     }
 
     fn give_up(&self) {

@@ -24,7 +24,7 @@ const MAX_BACKUP: u64 = 64 << 20;
 /// Longest other text, bytes.
 const MAX_TEXT: u64 = 4096;
 
-/// What is told of a backup that went into a file.
+/// What is told of a secret that went into a file.
 #[derive(Debug, Serialize)]
 struct Written {
     network: String,
@@ -50,15 +50,8 @@ pub(super) async fn export(context: &Context, args: ExportArgs) -> Result<(), Cl
     let Some(file) = &args.out else {
         return context.output.result(&report, |r| r.backup.clone());
     };
-    write_new(file, &report.backup)?;
-    let written = Written {
-        network: report.network,
-        id: report.id,
-        file: file.display().to_string(),
-    };
-    context.output.result(&written, |w| {
-        format!("wrote the backup of {} to {}", w.network, w.file)
-    })
+    let of = (report.network, report.id);
+    write_new(context, file, ("backup", &report.backup), of)
 }
 
 async fn export_swarm_key(context: &Context, out: Option<&Path>) -> Result<(), CliError> {
@@ -67,22 +60,31 @@ async fn export_swarm_key(context: &Context, out: Option<&Path>) -> Result<(), C
         let text = |r: &SwarmKeyReport| r.swarm_key.trim_end().to_owned();
         return context.output.result(&report, text);
     };
-    write_new(file, &report.swarm_key)?;
+    let of = (report.network, report.id);
+    write_new(context, file, ("swarm key", &report.swarm_key), of)
+}
+
+/// Writes a secret of a network, given by name and id, to a file that is not there yet.
+fn write_new(
+    context: &Context,
+    file: &Path,
+    (what, text): (&str, &str),
+    (network, id): (String, String),
+) -> Result<(), CliError> {
+    anyhop_base::fs::create_atomic(file, text.as_bytes(), 0o600).map_err(|e| {
+        CliError::usage(format!(
+            "cannot write the {what} to {}: {e}",
+            file.display()
+        ))
+        .hint("name a file that is not there yet, in a directory that can be written")
+    })?;
     let written = Written {
-        network: report.network,
-        id: report.id,
+        network,
+        id,
         file: file.display().to_string(),
     };
     context.output.result(&written, |w| {
-        format!("wrote the swarm key of {} to {}", w.network, w.file)
-    })
-}
-
-/// Writes a secret to a file that is not there yet.
-fn write_new(file: &Path, text: &str) -> Result<(), CliError> {
-    anyhop_base::fs::create_atomic(file, text.as_bytes(), 0o600).map_err(|e| {
-        CliError::usage(format!("cannot write to {}: {e}", file.display()))
-            .hint("name a file that is not there yet, in a directory that can be written")
+        format!("wrote the {what} of {} to {}", w.network, w.file)
     })
 }
 

@@ -4,6 +4,7 @@
 //! one is final: [`RedeemAnswer::Waiting`] may come before.
 
 use anyhop_base::{Multiaddr, NetworkName, PeerId};
+use prost::Message as _;
 
 use super::{
     INVITATION_ID_LEN, Invitation, InvitationError, InvitationId, MAX_INVITATION_ADDRESSES,
@@ -140,7 +141,16 @@ impl Redeem {
     /// Its frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode_frame(&pb::Redeem {
+        encode_frame(&self.message())
+    }
+
+    /// Its frame's content, for another frame.
+    pub(in crate::network) fn content(&self) -> Vec<u8> {
+        self.message().encode_to_vec()
+    }
+
+    fn message(&self) -> pb::Redeem {
+        pb::Redeem {
             invitation: self.invitation.to_vec(),
             proof: self.proof.clone(),
             name: self
@@ -151,7 +161,7 @@ impl Redeem {
             no_relaying: self.opt_outs.no_relaying,
             no_signalling: self.opt_outs.no_signalling,
             stealth: self.opt_outs.stealth,
-        })
+        }
     }
 
     /// Reads a frame's content.
