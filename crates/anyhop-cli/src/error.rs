@@ -6,9 +6,10 @@
 use std::fmt;
 
 use anyhop::{
-    DialError, ErrorKind, JoinError, MessageError, NetworkError, StartError, StoreError,
-    StreamError, VpnError,
+    DialError, ErrorKind, JoinError, JournalError, MessageError, NetworkError, StartError,
+    StoreError, StreamError, VpnError,
 };
+use anyhop_os::{HostError, nft::NftError};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -287,6 +288,32 @@ impl From<VpnError> for CliError {
             _ => return Self::new(e.kind().into(), e.to_string()),
         };
         Self::new(e.kind().into(), e.to_string()).hint(hint)
+    }
+}
+
+impl From<JournalError> for CliError {
+    fn from(e: JournalError) -> Self {
+        let (code, hint) = match &e {
+            JournalError::Unreadable { .. } => (
+                Code::StateDir,
+                "undo by hand what the file lists, then remove it",
+            ),
+            JournalError::Unwritable { .. } => (
+                Code::StateDir,
+                "check the directory's owner, permissions and free space",
+            ),
+            JournalError::Host(HostError::Nft(NftError::Missing { .. })) => {
+                (Code::Failed, "install nftables")
+            }
+            JournalError::Host(HostError::Nft(NftError::NotPermitted { .. })) => (
+                Code::Refused,
+                "run the daemon as root, or with CAP_NET_ADMIN among its ambient \
+                 capabilities, which programs that it starts have, too",
+            ),
+            JournalError::Limit => (Code::Limit, "undo some: `anyhop vpn down`"),
+            _ => return Self::new(Code::Failed, e.to_string()),
+        };
+        Self::new(code, e.to_string()).hint(hint)
     }
 }
 

@@ -5,6 +5,7 @@
 //! lock          held by the daemon (anyhop-os)
 //! control.sock  the daemon's control API, mode 0600
 //! names         names for peers, `name = PeerId` lines
+//! host          what the daemon changed on the host (anyhop), while it is changed
 //! networks/ID/  a network: `network` (anyhop) of a private one, or `public`; `listen` addresses
 //! ```
 
@@ -83,6 +84,11 @@ impl StateDir {
             .hint("choose a shorter --state-dir"));
         }
         Ok(path)
+    }
+
+    /// The file of what was changed on the host.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.0.join("host")
     }
 
     /// The node's key, made if there is none.

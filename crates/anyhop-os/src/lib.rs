@@ -5,10 +5,12 @@
 //! `SAFETY:` line; only the making of TUN devices needs it.
 
 mod dnssd;
+mod host;
 mod interfaces;
 mod kernel;
 mod lock;
 mod netlink;
+pub mod nft;
 mod process;
 mod routes;
 mod ttl;
@@ -16,6 +18,7 @@ mod tun;
 mod watch;
 
 pub use dnssd::{DnsSd, DnsSdError, LocalService, Sighting};
+pub use host::{HostChange, HostError, Undone, sysctl};
 pub use interfaces::{INTERFACE_PREFIX, interface_addresses};
 pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, source_address};
 pub use lock::{LOCK_FILE, LockError, StateDirLock};

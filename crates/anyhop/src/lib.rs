@@ -32,6 +32,7 @@ mod config;
 mod engine;
 mod error;
 mod explain;
+mod host;
 mod info;
 mod message;
 pub mod net;
@@ -59,6 +60,7 @@ pub use error::{
 pub use explain::{
     CandidateInfo, CandidateLists, CandidateSource, DialFailure, Explanation, PeerState,
 };
+pub use host::{HostJournal, JournalError};
 pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, GatewayInfo, GatewayState, MappingInfo,
     NatInfo, NatStatus, NextAttempt, NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus,

@@ -258,6 +258,7 @@ impl Daemon {
             node,
             self.state_dir.clone(),
             &self.networks,
+            Arc::clone(&self.journal),
             self.tasks.child(),
         )?;
         let follow = self.teller.clone().follow(presence.name(), events);
@@ -379,7 +380,7 @@ impl Daemon {
             let message = format!("the network {name} was left already");
             return Err(CliError::new(Code::NoNetwork, message));
         }
-        presence.vpn.stop().await;
+        presence.vpn_stop().await;
         match private {
             Some(network) => network.leave().await?,
             None => {

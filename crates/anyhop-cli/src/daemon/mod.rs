@@ -43,7 +43,7 @@ mod vpn;
 
 use std::sync::Arc;
 
-use anyhop::Keypair;
+use anyhop::{HostJournal, Keypair};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use enter::Settings;
@@ -59,6 +59,8 @@ struct Daemon {
     keypair: Keypair,
     settings: Settings,
     networks: Arc<Networks>,
+    /// What was changed on this host.
+    journal: Arc<HostJournal>,
     teller: Teller,
     tasks: Tasks,
 }

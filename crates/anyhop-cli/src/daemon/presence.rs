@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use anyhop::{NetworkHandle, NetworkKind, Node, PeerId};
+use anyhop::{HostJournal, NetworkHandle, NetworkKind, Node, PeerId};
 use anyhop_base::NetworkId;
 
 use super::{
@@ -29,6 +29,8 @@ pub(super) struct Presence {
     pub(super) inbox: Inbox,
     pub(super) exposed: Arc<Exposed>,
     pub(super) bench: Arc<BenchGate>,
+    /// What was changed on this host.
+    pub(super) journal: Arc<HostJournal>,
     /// IP packets of a private network.
     pub(super) vpn: VpnSwitch,
     /// What ends when the network is left.
@@ -41,6 +43,7 @@ impl Presence {
         node: Node,
         state_dir: StateDir,
         networks: &Arc<Networks>,
+        journal: Arc<HostJournal>,
         tasks: Tasks,
     ) -> Result<Arc<Self>, CliError> {
         let presence = Self {
@@ -50,6 +53,7 @@ impl Presence {
             networks: Arc::downgrade(networks),
             exposed: Arc::default(),
             bench: Arc::default(),
+            journal,
             vpn: VpnSwitch::default(),
             tasks,
         };

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhop::PeerAddr;
+use anyhop::{HostJournal, PeerAddr};
 use anyhop_os::{LockError, StateDirLock};
 use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,11 +30,17 @@ pub(crate) async fn run(
     let socket = state_dir.socket()?;
     let _lock = lock(&state_dir)?;
     state_dir.tidy();
+    let journal = HostJournal::open(&state_dir.journal())?;
+    // What a daemon changed that did not end well. Nothing else runs yet.
+    for told in journal.undo_left() {
+        tracing::warn!("{told}");
+    }
     let daemon = Arc::new(Daemon {
         keypair: state_dir.keypair()?,
         state_dir,
         settings,
         networks: Arc::new(Networks::default()),
+        journal: Arc::new(journal),
         teller: Teller::new(output, tell),
         tasks: Tasks::default(),
     });
@@ -67,7 +73,7 @@ async fn stop(daemon: &Daemon) {
     daemon.tasks.tracker.close();
     let networks = daemon.networks.all();
     let nodes = networks.iter().map(|(presence, _)| async {
-        presence.vpn.stop().await;
+        presence.vpn_stop().await;
         presence.node.close().await;
     });
     if tokio::time::timeout(CLOSE_GRACE, join_all(nodes))
@@ -75,6 +81,10 @@ async fn stop(daemon: &Daemon) {
         .is_err()
     {
         tracing::warn!("some sessions did not close in time");
+    }
+    // Of networks whose sessions took too long.
+    for told in daemon.journal.undo_left() {
+        tracing::warn!("{told}");
     }
     // Commands that still wait get the node's refusal, and time to read it.
     if tokio::time::timeout(STOP_GRACE, daemon.tasks.tracker.wait())

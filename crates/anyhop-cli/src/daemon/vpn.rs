@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhop::{Vpn, VpnStatus};
+use anyhop::{HostJournal, Vpn, VpnStatus};
 use tokio::sync::Mutex;
 
 use super::{Presence, events::Teller};
@@ -16,18 +16,6 @@ use crate::{
 pub(super) struct VpnSwitch(Mutex<Option<Vpn>>);
 
 impl VpnSwitch {
-    /// Ends it, and returns when the interface is gone; false when it was not up.
-    pub(super) async fn stop(&self) -> bool {
-        let vpn = self.0.lock().await.take();
-        match vpn {
-            Some(vpn) => {
-                vpn.stop().await;
-                true
-            }
-            None => false,
-        }
-    }
-
     async fn status(&self) -> Option<VpnStatus> {
         self.0.lock().await.as_ref().map(Vpn::status)
     }
@@ -50,8 +38,34 @@ impl Presence {
     /// Carries none any more.
     pub(super) async fn vpn_down(&self) -> Result<VpnReport, CliError> {
         let status = self.vpn_status().await?;
-        self.vpn.stop().await;
+        self.vpn_stop().await;
         Ok(status)
+    }
+
+    /// Ends it if it is up, and returns when the interface is gone and the host as it was.
+    pub(super) async fn vpn_stop(&self) {
+        let mut vpn = self.vpn.0.lock().await;
+        if let Some(vpn) = vpn.take() {
+            vpn.stop().await;
+        }
+        let owner = self.id().to_string();
+        self.on_host(move |journal| journal.undo_all(&owner)).await;
+    }
+
+    /// Whose changes of the host are written down as this network's for a purpose; they are
+    /// undone when its VPN stops.
+    #[expect(dead_code, reason = "firewall, names and ports are on their way")]
+    pub(super) fn host_owner(&self, purpose: &str) -> String {
+        format!("{}/{purpose}", self.id())
+    }
+
+    /// Changes the host, where that holds nobody up; tells what is not as it should be.
+    async fn on_host(&self, work: impl FnOnce(&HostJournal) -> Vec<String> + Send + 'static) {
+        let journal = Arc::clone(&self.journal);
+        let told = tokio::task::spawn_blocking(move || work(&journal)).await;
+        for told in told.unwrap_or_default() {
+            tracing::warn!("{told}");
+        }
     }
 
     /// What is carried for whom.
