@@ -10,6 +10,7 @@
 //! addr       /ip4/../udp/../quic-v1/p2p/..  <->  PeerAddr
 //! network    a network's name, its id, its protocol names
 //! record     what a node says about itself, signed
+//! rule       firewall rules
 //! codec      varints
 //! fs         atomic file writes
 //! ```
@@ -20,6 +21,7 @@ pub mod fs;
 pub mod identity;
 pub mod network;
 pub mod record;
+pub mod rule;
 
 pub use addr::{AddrError, Endpoint, PeerAddr, dialable, parse_multiaddr, quic_multiaddr};
 pub use identity::{KeyError, KeyFault, load_or_create_keypair, public_key_of};
@@ -27,3 +29,4 @@ pub use libp2p_identity::{Keypair, PeerId, PublicKey};
 pub use multiaddr::Multiaddr;
 pub use network::{NetworkId, NetworkName, NetworkNameError};
 pub use record::{Attachment, Reachability, Record, RecordError, SignedRecord};
+pub use rule::{BadRule, Direction, Ports, Protocol, Role, Rule, Verdict, Who};

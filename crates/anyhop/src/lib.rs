@@ -42,8 +42,12 @@ mod session;
 mod stream;
 mod vpn;
 
+pub use anyhop_base::{BadRule, Direction, Ports, Protocol, Role, Rule, Verdict, Who};
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
-pub use anyhop_proto::network::statement::{BadMemberName, MemberName, OptOuts};
+pub use anyhop_proto::network::membership::PolicyChange;
+pub use anyhop_proto::network::statement::{
+    BadMemberName, MAX_POLICY_RULES, MemberName, OptOuts, Policy, PolicyRule,
+};
 pub use anyhop_proto::network::swarm::{
     Epoch, KeyRing, MadeUnder, Standing, SwarmKey, SwarmKeyTextError,
 };

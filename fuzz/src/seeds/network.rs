@@ -11,8 +11,8 @@ use anyhop_proto::network::{
     invitation::{Invitation, Redeem, RedeemAnswer},
     state::NetworkState,
     statement::{
-        Appointment, Body, Certificate, EpochNotice, KeyId, OptOuts, Revocation, Role, Signer,
-        Statement,
+        Appointment, Body, Certificate, EpochNotice, KeyId, OptOuts, Policy, PolicyRule,
+        Revocation, Role, Signer, Statement,
     },
     swarm::Epoch,
 };
@@ -59,12 +59,24 @@ fn statements() -> Vec<Statement> {
         key: KeyId([5; 32]),
         issued_unix_s: NOW_UNIX_S,
     });
+    let rules = ["allow in role:admin tcp 22", "deny both name:nas udp 1-9"];
+    let rules = (1..).zip(rules).map(|(id, rule)| PolicyRule {
+        id,
+        rule: rule.parse().expect("a rule"),
+    });
+    let policy = Body::Policy(Policy {
+        version: 2,
+        rules: rules.collect(),
+        issued_unix_s: NOW_UNIX_S,
+        ..Policy::default()
+    });
     let by_admin = Statement::sign(revocation.clone(), &admin, &charter());
     vec![
         signed(Body::Certificate(certificate())),
         signed(revocation),
         signed(epoch),
         appointment,
+        signed(policy),
         by_admin.expect("an admin revokes"),
     ]
 }
@@ -75,7 +87,7 @@ pub(crate) fn signed_statements() -> Vec<Vec<u8>> {
 
 pub(crate) fn statement_payloads() -> Vec<Vec<u8>> {
     // Of the authority's: a payload is the first field, with a length of one byte.
-    let envelopes = statements().into_iter().take(4).map(|s| s.encode());
+    let envelopes = statements().into_iter().take(5).map(|s| s.encode());
     envelopes
         .map(|bytes| bytes[2..2 + usize::from(bytes[1])].to_vec())
         .collect()

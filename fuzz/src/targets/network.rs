@@ -9,7 +9,7 @@ use anyhop_proto::network::{
     greeting::{Greetings, Introduce, MAX_GREET_FRAME},
     invitation::{Invitation, MAX_REDEEM_FRAME, Redeem, RedeemAnswer},
     state::NetworkState,
-    statement::{MAX_STATEMENT_LEN, Statement},
+    statement::{MAX_POLICY_LEN, Statement},
 };
 
 use super::signer;
@@ -29,7 +29,7 @@ pub fn statement_decode(data: &[u8]) -> bool {
     let Ok(statement) = Statement::decode(data, &charter()) else {
         return false;
     };
-    assert!(data.len() <= MAX_STATEMENT_LEN);
+    assert!(data.len() <= MAX_POLICY_LEN);
     let again = Statement::decode(&statement.encode(), &charter());
     assert_eq!(again.as_ref(), Ok(&statement));
     let mut membership = Membership::new(charter());

@@ -2,7 +2,7 @@
 //!
 //! [`Membership`] is a convergent set. Whatever the order in which statements come, and
 //! however often, nodes that have seen the same ones hold the same state: of each issuer,
-//! the best statement about each member and its best epoch; of each admin, the
+//! the best statement about each member, its best epoch and its best policy; of each admin, the
 //! appointment of its latest term. An admin's statements leave with its term.
 //!
 //! Who is a member is read from that by rules that everybody applies alike:
@@ -16,6 +16,10 @@
 //! **Bounds**: [`MAX_STATEMENTS_PER_ISSUER`] members named by each issuer and [`MAX_ADMINS`]
 //! admins. What goes beyond is dropped by a rule that everybody applies alike, too: the
 //! greatest PeerIds go. The authority and admins are told before ([`MembershipError`]).
+
+mod policy;
+
+pub use policy::PolicyChange;
 
 use std::{
     cmp::Reverse,
@@ -118,6 +122,9 @@ pub enum MembershipError {
         /// Whose it is.
         by: PeerId,
     },
+    /// The policy has no such rule.
+    #[error("the network's firewall policy has no rule {0}")]
+    NoRule(u64),
     /// There is no room.
     #[error("this network's limit of {limit} {what} is reached")]
     Full {
@@ -133,6 +140,14 @@ pub enum MembershipError {
 struct Said {
     about: BTreeMap<PeerId, Arc<Statement>>,
     epoch: Option<Arc<Statement>>,
+    policy: Option<Arc<Statement>>,
+}
+
+impl Said {
+    /// All of it, in a fixed order.
+    fn statements(&self) -> impl Iterator<Item = &Arc<Statement>> {
+        self.about.values().chain(&self.epoch).chain(&self.policy)
+    }
 }
 
 /// All that has been said in a network and still matters. See the module.
@@ -181,13 +196,13 @@ impl Membership {
             Body::Certificate(Certificate { peer, .. })
             | Body::Revocation(Revocation { peer, .. }) => self.say(issuer, peer, statement),
             Body::Epoch(_) => self.announce(issuer, statement),
+            Body::Policy(_) => self.enact(issuer, statement),
         }
     }
 
     /// Everything, in an order in which another node takes all of it.
     pub fn statements(&self) -> impl Iterator<Item = &Arc<Statement>> {
-        let said = self.said.values();
-        let said = said.flat_map(|s| s.about.values().chain(&s.epoch));
+        let said = self.said.values().flat_map(Said::statements);
         self.appointments.values().chain(said)
     }
 
@@ -325,6 +340,8 @@ impl Membership {
         let mut bodies: Vec<_> = decisive.map(|(_, s)| s.body().clone()).collect();
         let epoch = self.epoch_statement().filter(|s| s.issuer() == issuer);
         bodies.extend(epoch.map(|s| s.body().clone()));
+        let policy = self.policy_statement().filter(|s| s.issuer() == issuer);
+        bodies.extend(policy.map(|s| s.body().clone()));
         bodies.push(Body::Appointment(Appointment {
             admin,
             term,
@@ -482,7 +499,7 @@ impl Membership {
             .collect();
         for issuer in ended {
             let said = self.said.remove(&issuer).unwrap_or_default();
-            for statement in said.about.values().chain(&said.epoch) {
+            for statement in said.statements() {
                 self.forget(statement.id());
             }
         }
@@ -645,7 +662,7 @@ fn rank(statement: &Statement) -> (u64, bool, Reverse<StatementId>) {
     let (version, revoked) = match statement.body() {
         Body::Certificate(c) => (c.version, false),
         Body::Revocation(r) => (r.version, true),
-        Body::Appointment(_) | Body::Epoch(_) => (0, false),
+        Body::Appointment(_) | Body::Epoch(_) | Body::Policy(_) => (0, false),
     };
     (version, revoked, Reverse(statement.id()))
 }

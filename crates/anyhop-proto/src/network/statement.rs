@@ -11,6 +11,7 @@
 //! | [`Revocation`] | who is none any more | the same |
 //! | [`Appointment`] | who is an admin, and who was one | `term`, for each admin |
 //! | [`EpochNotice`] | which swarm key is the current one | `epoch` |
+//! | [`Policy`] | which firewall rules hold on all members' hosts | `version` |
 //!
 //! What is signed is a domain, the network's id, and the payload in protobuf. Signatures
 //! cover payloads as they came, fields of later versions included.
@@ -21,15 +22,21 @@ pub(super) use wire::Envelope;
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-use anyhop_base::{Keypair, PeerId, PublicKey, public_key_of};
+pub use anyhop_base::Role;
+use anyhop_base::{Keypair, PeerId, PublicKey, Rule, Verdict, public_key_of};
 use aws_lc_rs::digest;
 use prost::Message as _;
 use thiserror::Error;
 
 use super::{Charter, swarm::Epoch, swarm::SwarmKey};
 
-/// Longest encoded statement, bytes, the appointment that comes with it included.
+/// Longest encoded statement, bytes, the appointment that comes with it included; of a
+/// [`Policy`] it is [`MAX_POLICY_LEN`].
 pub const MAX_STATEMENT_LEN: usize = 1024;
+/// Longest encoded [`Policy`], bytes, likewise. There is one for each issuer.
+pub const MAX_POLICY_LEN: usize = 4096;
+/// Most rules of a [`Policy`].
+pub const MAX_POLICY_RULES: usize = 64;
 /// Longest name of a member, bytes: that of a DNS label.
 pub const MAX_MEMBER_NAME_LEN: usize = 63;
 /// Most overlay addresses of one member.
@@ -90,29 +97,6 @@ impl FromStr for MemberName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::new(name)
-    }
-}
-
-/// What a member may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Holds the authority's key; only the authority certifies it.
-    Owner,
-    /// Appointed by the authority to certify and revoke members.
-    Admin,
-    /// Everybody else.
-    Member,
-}
-
-impl Role {
-    /// Its name in reports: `owner`, `admin` or `member`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Admin => "admin",
-            Self::Member => "member",
-        }
     }
 }
 
@@ -187,6 +171,29 @@ pub struct EpochNotice {
     pub issued_unix_s: u64,
 }
 
+/// The firewall rules that hold on the hosts of all members, behind each host's own. A later
+/// one replaces an earlier one whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Grows with every policy of the network.
+    pub version: u64,
+    /// What becomes of flows to a host that no rule is about, where that host does not say.
+    pub default: Option<Verdict>,
+    /// At most [`MAX_POLICY_RULES`], the first that covers a flow decides.
+    pub rules: Vec<PolicyRule>,
+    /// When it was signed, seconds since the Unix epoch.
+    pub issued_unix_s: u64,
+}
+
+/// A rule of a [`Policy`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// The version of the policy that brought it, by which it is known.
+    pub id: u64,
+    /// The rule.
+    pub rule: Rule,
+}
+
 /// The hash of a swarm key; whoever has it has no key, but knows one that is right.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 32]);
@@ -224,6 +231,8 @@ pub enum Body {
     Appointment(Appointment),
     /// Which swarm key is the current one.
     Epoch(EpochNotice),
+    /// Which firewall rules hold everywhere.
+    Policy(Policy),
 }
 
 /// Who signed.
@@ -320,7 +329,7 @@ impl Statement {
             payload,
             signature,
         };
-        check_len(envelope.encoded_len())?;
+        check_len(envelope.encoded_len(), limit_of(&body))?;
         Ok(Self {
             issuer,
             body,
@@ -336,12 +345,13 @@ impl Statement {
     /// # Errors
     /// When any check fails; then it is worth nothing.
     pub fn decode(bytes: &[u8], charter: &Charter) -> Result<Self, StatementError> {
-        check_len(bytes.len())?;
+        check_len(bytes.len(), MAX_POLICY_LEN)?;
         let envelope =
             wire::Envelope::decode(bytes).map_err(|e| StatementError::Malformed(e.to_string()))?;
         let payload = wire::Payload::decode(&*envelope.payload)
             .map_err(|e| StatementError::Malformed(e.to_string()))?;
         let (issuer, body) = payload.into_parts()?;
+        check_len(bytes.len(), limit_of(&body))?;
         let (key, appointment) = match issuer {
             Issuer::Authority if envelope.appointment.is_empty() => (charter.key().clone(), None),
             Issuer::Authority => {
@@ -366,7 +376,7 @@ impl Statement {
         })
     }
 
-    /// The bytes to pass on, at most [`MAX_STATEMENT_LEN`].
+    /// The bytes to pass on, at most [`MAX_STATEMENT_LEN`], or [`MAX_POLICY_LEN`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         self.envelope.encode_to_vec()
@@ -410,11 +420,19 @@ impl Statement {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StatementError {
-    /// It is longer than [`MAX_STATEMENT_LEN`].
-    #[error("statement of {len} bytes is larger than the limit of {MAX_STATEMENT_LEN} bytes")]
+    /// It is longer than [`MAX_STATEMENT_LEN`], or [`MAX_POLICY_LEN`].
+    #[error("statement of {len} bytes is larger than the limit of {limit} bytes")]
     TooLarge {
         /// Its length, bytes.
         len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// It has more firewall rules than a policy may have.
+    #[error("policy with {count} firewall rules, and {MAX_POLICY_RULES} are allowed")]
+    TooManyRules {
+        /// How many.
+        count: usize,
     },
     /// The bytes are no statement.
     #[error("malformed statement: {0}")]
@@ -500,6 +518,23 @@ fn check(body: &Body, issuer: Issuer) -> Result<(), StatementError> {
         }
         Body::Revocation(revocation) => admin_key(revocation.peer).map(|_| ()),
         Body::Epoch(_) => Ok(()),
+        Body::Policy(policy) => check_rules(&policy.rules),
+    }
+}
+
+fn check_rules(rules: &[PolicyRule]) -> Result<(), StatementError> {
+    let count = rules.len();
+    if count > MAX_POLICY_RULES {
+        return Err(StatementError::TooManyRules { count });
+    }
+    let mut rules = rules.iter();
+    rules.try_for_each(|r| r.rule.check().map_err(|e| malformed(&e.to_string())))
+}
+
+fn limit_of(body: &Body) -> usize {
+    match body {
+        Body::Policy(_) => MAX_POLICY_LEN,
+        _ => MAX_STATEMENT_LEN,
     }
 }
 
@@ -521,9 +556,9 @@ fn id_of(payload: &[u8]) -> StatementId {
     *first.expect("SHA-256 is longer")
 }
 
-fn check_len(len: usize) -> Result<(), StatementError> {
-    if len > MAX_STATEMENT_LEN {
-        return Err(StatementError::TooLarge { len });
+fn check_len(len: usize, limit: usize) -> Result<(), StatementError> {
+    if len > limit {
+        return Err(StatementError::TooLarge { len, limit });
     }
     Ok(())
 }

@@ -65,7 +65,11 @@ impl NetworkError {
             | Self::Invitation(InvitationError::Expired { .. }) => ErrorKind::Refused,
             Self::Membership(MembershipError::Full { .. })
             | Self::Give(GiveError::TooMany)
-            | Self::Statement(StatementError::LastEpoch) => ErrorKind::Limit,
+            | Self::Statement(
+                StatementError::LastEpoch
+                | StatementError::TooLarge { .. }
+                | StatementError::TooManyRules { .. },
+            ) => ErrorKind::Limit,
             Self::Store(_) => ErrorKind::System,
             _ => ErrorKind::InvalidInput,
         }

@@ -5,7 +5,7 @@ use crate::{
     frame::{FrameError, decode, encode_frame},
     network::{
         membership::BUCKETS,
-        statement::{MAX_STATEMENT_LEN, STATEMENT_ID_LEN},
+        statement::{MAX_POLICY_LEN, MAX_STATEMENT_LEN, STATEMENT_ID_LEN},
     },
 };
 
@@ -191,7 +191,7 @@ impl Message {
             }
             (None, None, None, None, Some(statements), None) => {
                 let statements = statements.statements;
-                let lens_fit = statements.iter().all(|s| s.len() <= MAX_STATEMENT_LEN);
+                let lens_fit = statements.iter().all(|s| s.len() <= MAX_POLICY_LEN);
                 if !lens_fit || statements.len() > MAX_STATEMENTS {
                     return Err(FrameError::malformed(
                         "too many statements, or too long ones",
@@ -324,7 +324,7 @@ mod tests {
 
         #[test]
         fn statements_are_divided_into_frames_that_fit_and_none_is_lost(
-            lens in prop::collection::vec(0..=MAX_STATEMENT_LEN, 0..200),
+            lens in prop::collection::vec(0..=MAX_POLICY_LEN, 0..200),
         ) {
             let statements: Vec<_> = lens.iter().map(|len| vec![7; *len]).collect();
             let parts = in_frames(statements.clone());

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::network::statement::Signer;
+use crate::network::statement::{Policy, Signer};
 use crate::network::testing::{NOW, charter, keypair, peer};
 
 const OWNER: u8 = 2;
@@ -248,6 +248,59 @@ fn of_two_keys_for_one_epoch_everybody_takes_the_same() {
     assert_eq!(network.epoch(), Some((Epoch(3), KeyId([200; 32]))));
 }
 
+fn change(network: &mut Membership, change: PolicyChange, by: u8) {
+    let body = network.change_policy(change, NOW).unwrap();
+    network.merge(as_admin(by, 1, body));
+}
+
+fn add(rule: &str, first: bool) -> PolicyChange {
+    let rule = rule.parse().unwrap();
+    PolicyChange::Add { rule, first }
+}
+
+#[test]
+fn the_latest_policy_holds_and_outlives_the_term_of_who_signed_it() {
+    let mut network = founded();
+    assert_eq!(network.policy(), None);
+    change(&mut network, add("deny in any tcp 22", false), ADMIN);
+    change(
+        &mut network,
+        add("allow in role:admin tcp 22", true),
+        OTHER_ADMIN,
+    );
+    change(
+        &mut network,
+        PolicyChange::Default(Some(anyhop_base::Verdict::Deny)),
+        ADMIN,
+    );
+    let rules = |network: &Membership| {
+        let rules = &network.policy().unwrap().rules;
+        rules
+            .iter()
+            .map(|r| (r.id, r.rule.to_string()))
+            .collect::<Vec<_>>()
+    };
+    let both = vec![
+        (2, "allow in role:admin tcp 22".to_owned()),
+        (1, "deny in any tcp 22".to_owned()),
+    ];
+    assert_eq!(rules(&network), both);
+    for body in network.removal(peer(ADMIN), NOW).unwrap() {
+        network.merge(as_authority(body));
+    }
+    assert_eq!(rules(&network), both);
+    let late = Body::Policy(Policy {
+        version: 99,
+        ..Policy::default()
+    });
+    assert_eq!(network.merge(as_admin(ADMIN, 1, late)), Merged::Void);
+    change(&mut network, PolicyChange::Remove(1), OTHER_ADMIN);
+    assert_eq!(rules(&network), both[..1]);
+    let gone = network.change_policy(PolicyChange::Remove(1), NOW);
+    assert_eq!(gone, Err(MembershipError::NoRule(1)));
+    assert_eq!(network.policy().unwrap().version, 4);
+}
+
 #[test]
 fn limits_are_kept_by_the_same_rule_everywhere() {
     let admins: Vec<_> = (10..10 + MAX_ADMINS as u8 + 4).collect();
@@ -302,11 +355,16 @@ fn any_statement() -> impl Strategy<Value = Statement> {
         Just(None),
         (prop_oneof![Just(ADMIN), Just(OTHER_ADMIN)], 1..3_u64).prop_map(Some)
     ];
-    let about = (0..4_u8, 5..9_u8, 1..4_u64, 0..3_u8);
+    let about = (0..5_u8, 5..9_u8, 1..4_u64, 0..3_u8);
     (issuer, about).prop_map(|(issuer, (kind, of, number, other))| {
         let body = match kind {
             0 => revoked(of, number),
             1 => epoch(number as u32, other),
+            4 => Body::Policy(Policy {
+                version: number,
+                issued_unix_s: u64::from(other),
+                ..Policy::default()
+            }),
             2 if issuer.is_none() => {
                 let admin = if other == 0 { ADMIN } else { OTHER_ADMIN };
                 appointed(admin, number, of % 2 == 0).body().clone()
@@ -353,6 +411,7 @@ proptest! {
         prop_assert_eq!(one.digest(), other.digest());
         prop_assert_eq!(one.members(), other.members());
         prop_assert_eq!(one.epoch(), other.epoch());
+        prop_assert_eq!(one.policy(), other.policy());
         // What one tells is all that another needs.
         let mut told = Membership::new(charter());
         for statement in one.statements() {

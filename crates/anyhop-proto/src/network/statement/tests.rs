@@ -287,8 +287,104 @@ fn the_largest_statement_fits_and_a_larger_one_is_refused() {
     largest.overlay.push(Ipv6Addr::LOCALHOST.into());
     let error = Statement::sign(Body::Certificate(largest), &signer, &charter()).unwrap_err();
     assert_eq!(error, StatementError::TooManyAddresses { count: 9 });
-    let error = Statement::decode(&[0; MAX_STATEMENT_LEN + 1], &charter()).unwrap_err();
-    assert_eq!(error, StatementError::TooLarge { len: 1025 });
+    let error = Statement::decode(&[0; MAX_POLICY_LEN + 1], &charter()).unwrap_err();
+    let (len, limit) = (4097, MAX_POLICY_LEN);
+    assert_eq!(error, StatementError::TooLarge { len, limit });
+    // Padded with a field that nobody knows, under a good signature.
+    let mut payload = wire::Payload::new(Issuer::Authority, &epoch()).encode_to_vec();
+    payload.extend([0xfa, 0x07, 0xe8, 0x07]);
+    payload.resize(payload.len() + 1000, 0);
+    let signed = keypair(1).sign(&signed_bytes(&charter(), &payload));
+    let envelope = wire::Envelope {
+        payload,
+        signature: signed.unwrap(),
+        appointment: Vec::new(),
+    };
+    let padded = Statement::decode(&envelope.encode_to_vec(), &charter()).unwrap_err();
+    let limit = MAX_STATEMENT_LEN;
+    assert!(matches!(padded, StatementError::TooLarge { limit: l, .. } if l == limit));
+}
+
+fn policy(rules: &[&str]) -> Body {
+    let rules = (1..).zip(rules);
+    Body::Policy(Policy {
+        version: 9,
+        default: Some(Verdict::Deny),
+        rules: rules
+            .map(|(id, rule)| PolicyRule {
+                id,
+                rule: rule.parse().unwrap(),
+            })
+            .collect(),
+        issued_unix_s: NOW,
+    })
+}
+
+/// Pins the payload, as for the other kinds.
+#[test]
+fn the_bytes_of_a_policy_are_stable() {
+    let peer_rule = format!("deny both peer:{} any any", peer(2));
+    let body = policy(&[
+        "allow in role:admin tcp 22",
+        &peer_rule,
+        "deny out name:nas udp 1-65535",
+        "allow in any icmp any",
+    ]);
+    let id = hex(&peer(2).to_bytes());
+    let rules = [
+        "1a1008011001180130023806420408161016".to_owned(),
+        format!("1a2c080210022226{id}"),
+        "1a150803100218022a036e617338114206080110ffff03".to_owned(),
+        "1a08080410011801 3801".replace(' ', ""),
+    ];
+    let content = format!("08091002{}", rules.concat());
+    let statement = Statement::sign(body.clone(), &authority(), &charter()).unwrap();
+    let expected = format!("1880a4a7da0642{:02x}{content}", content.len() / 2);
+    assert_eq!(hex(&statement.envelope.payload), expected);
+    let read = Statement::decode(&statement.encode(), &charter()).unwrap();
+    assert_eq!(read.body(), &body);
+}
+
+#[test]
+fn a_policy_is_the_authoritys_or_an_admins_and_has_its_limits() {
+    let body = policy(&["deny in any any any"]);
+    Statement::sign(body.clone(), &admin(2, 3), &charter()).unwrap();
+    // A member signs it as if it were an admin, or the authority.
+    let member = Issuer::Admin {
+        peer: peer(5),
+        term: 1,
+    };
+    let forgeries = [
+        (
+            forged(member, &body, &keypair(5), Vec::new()),
+            StatementError::NotAppointed,
+        ),
+        (
+            forged(member, &body, &keypair(5), appointment(2, 1, true).encode()),
+            StatementError::NotAppointed,
+        ),
+        (
+            forged(Issuer::Authority, &body, &keypair(5), Vec::new()),
+            StatementError::Signature,
+        ),
+    ];
+    for (bytes, refused) in forgeries {
+        let error = Statement::decode(&bytes, &charter()).unwrap_err();
+        assert_eq!(error, refused);
+    }
+    let many = policy(&vec!["deny in any any any"; MAX_POLICY_RULES + 1]);
+    let error = Statement::sign(many, &authority(), &charter()).unwrap_err();
+    assert_eq!(error, StatementError::TooManyRules { count: 65 });
+    let long = format!("deny in name:{} any any", "x".repeat(63));
+    let large = policy(&vec![&*long; MAX_POLICY_RULES]);
+    let error = Statement::sign(large, &authority(), &charter()).unwrap_err();
+    assert!(matches!(
+        error,
+        StatementError::TooLarge {
+            limit: MAX_POLICY_LEN,
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -356,7 +452,48 @@ fn bodies() -> impl Strategy<Value = Body> {
             issued_unix_s: at,
         })
     });
-    prop_oneof![certificate, revocation, appointment, epoch]
+    let policy = (
+        any::<u64>(),
+        prop::collection::vec(rules(), 0..8),
+        any::<u64>(),
+    );
+    let policy = policy.prop_map(|(version, rules, at)| {
+        let rules = (0..).zip(rules).map(|(id, rule)| PolicyRule { id, rule });
+        Body::Policy(Policy {
+            version,
+            default: [None, Some(Verdict::Allow), Some(Verdict::Deny)][(version % 3) as usize],
+            rules: rules.collect(),
+            issued_unix_s: at,
+        })
+    });
+    prop_oneof![certificate, revocation, appointment, epoch, policy]
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let who = prop_oneof![
+        Just("any".to_owned()),
+        (1..9_u8).prop_map(|n| format!("peer:{}", peer(n))),
+        "[a-z0-9]{1,20}".prop_map(|name| format!("name:{name}")),
+        prop::sample::select(vec!["role:owner", "role:admin", "role:member"])
+            .prop_map(str::to_owned),
+    ];
+    let words = (
+        prop::sample::select(vec!["allow", "deny"]),
+        prop::sample::select(vec!["in", "out", "both"]),
+        who,
+        prop::sample::select(vec![
+            "any any",
+            "tcp 22",
+            "udp 1-65535",
+            "any 0",
+            "icmp any",
+            "0 any",
+        ]),
+    );
+    words.prop_map(|(verdict, direction, who, what)| {
+        let text = format!("{verdict} {direction} {who} {what}");
+        text.parse().unwrap()
+    })
 }
 
 proptest! {
@@ -366,7 +503,7 @@ proptest! {
         match Statement::sign(body.clone(), &signer, &charter()) {
             Ok(statement) => {
                 let bytes = statement.encode();
-                prop_assert!(bytes.len() <= MAX_STATEMENT_LEN);
+                prop_assert!(bytes.len() <= limit_of(&body));
                 let read = Statement::decode(&bytes, &charter()).unwrap();
                 prop_assert_eq!(&read, &statement);
                 prop_assert_eq!(read.body(), &body);

@@ -1,5 +1,7 @@
 //! The protobuf form of a statement. Field numbers are for ever.
 
+mod policy;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhop_base::PeerId;
@@ -22,7 +24,7 @@ pub(in crate::network) struct Envelope {
     pub(in crate::network) appointment: Vec<u8>,
 }
 
-/// What is signed. Exactly one of the last four is there.
+/// What is signed. Exactly one of the last five is there.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Payload {
     /// Empty for the authority.
@@ -40,6 +42,8 @@ pub(super) struct Payload {
     appointment: Option<WireAppointment>,
     #[prost(message, optional, tag = "7")]
     epoch: Option<WireEpoch>,
+    #[prost(message, optional, tag = "8")]
+    policy: Option<policy::WirePolicy>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -130,6 +134,10 @@ impl Payload {
                     key: notice.key.0.to_vec(),
                 });
             }
+            Body::Policy(policy) => {
+                payload.issued_unix_s = policy.issued_unix_s;
+                payload.policy = Some(policy.into());
+            }
         }
         payload
     }
@@ -149,20 +157,23 @@ impl Payload {
             self.revocation,
             self.appointment,
             self.epoch,
+            self.policy,
         ) {
-            (Some(c), None, None, None) => Body::Certificate(c.into_certificate(issued_unix_s)?),
-            (None, Some(r), None, None) => Body::Revocation(Revocation {
+            (Some(c), None, None, None, None) => {
+                Body::Certificate(c.into_certificate(issued_unix_s)?)
+            }
+            (None, Some(r), None, None, None) => Body::Revocation(Revocation {
                 peer: peer_id(&r.peer)?,
                 version: r.version,
                 issued_unix_s,
             }),
-            (None, None, Some(a), None) => Body::Appointment(Appointment {
+            (None, None, Some(a), None, None) => Body::Appointment(Appointment {
                 admin: peer_id(&a.admin)?,
                 term: a.term,
                 standing: a.standing,
                 issued_unix_s,
             }),
-            (None, None, None, Some(e)) => Body::Epoch(EpochNotice {
+            (None, None, None, Some(e), None) => Body::Epoch(EpochNotice {
                 epoch: Epoch(e.epoch),
                 key: KeyId(
                     e.key
@@ -171,6 +182,7 @@ impl Payload {
                 ),
                 issued_unix_s,
             }),
+            (None, None, None, None, Some(p)) => Body::Policy(p.into_policy(issued_unix_s)?),
             _ => return Err(malformed("a statement says one thing")),
         };
         Ok((issuer, body))

@@ -6,9 +6,9 @@ use anyhop_base::{Multiaddr, NetworkId, NetworkName, PeerId};
 use anyhop_proto::network::{
     backup,
     invitation::{Invitation, MAX_INVITATION_ADDRESSES},
-    membership::{Member, MembershipError},
+    membership::{Member, MembershipError, PolicyChange},
     state::NetworkState,
-    statement::{Certificate, Issuer, MemberName, Role},
+    statement::{Certificate, Issuer, MemberName, Policy, Role},
     swarm::SwarmKey,
 };
 use tokio::task::spawn_blocking;
@@ -400,6 +400,25 @@ impl NetworkHandle {
         };
         self.0.say(self.private(), revoke).await?;
         self.rotate().await.map(|_| ())
+    }
+
+    /// The firewall rules that hold on the hosts of all members; `None` before the first.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.private().state().gossip.membership().policy().cloned()
+    }
+
+    /// Changes them. For the owner and admins.
+    ///
+    /// # Errors
+    /// When this node may not, there is no such rule, or no room for another one.
+    pub async fn change_policy(&self, change: PolicyChange) -> Result<(), NetworkError> {
+        let now_unix_s = self.0.now_unix_s();
+        let make = |state: &State, _| {
+            let membership = state.gossip.membership();
+            Ok(vec![membership.change_policy(change, now_unix_s)?])
+        };
+        self.0.say(self.private(), make).await
     }
 
     /// Starts a new epoch with a new swarm key; returns its number. Members that are
