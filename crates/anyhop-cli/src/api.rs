@@ -19,7 +19,8 @@
 //! POST /v1/forward?ForwardQuery       upgrade: Notice, as long as it is open
 //! POST /v1/bench/{peer}?BenchQuery    upgrade: BenchTell
 //! GET  /v1/vpn                        VpnReport
-//! POST /v1/vpn/up, down               VpnReport
+//! POST /v1/vpn/up                     VpnUpAsk -> VpnReport
+//! POST /v1/vpn/down                   VpnReport
 //! ```
 //!
 //! Each takes `?network=NAME`; those of private networks are in [`network`]. Upgraded
@@ -40,6 +41,13 @@ use crate::error::CliError;
 pub(crate) struct PeerReport {
     /// The peer, base58.
     pub(crate) peer_id: String,
+}
+
+/// What is wanted of a VPN that is to come up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct VpnUpAsk {
+    /// Age of keys at which new ones are made, seconds.
+    pub(crate) rekey_after_s: f64,
 }
 
 /// The VPN of a network.

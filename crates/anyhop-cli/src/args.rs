@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod network;
+mod vpn;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub(crate) use network::{
     NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RenewArgs, RotateArgs, SetArgs,
     Switch,
 };
+pub(crate) use vpn::VpnCommand;
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
 
@@ -445,18 +447,6 @@ pub(crate) struct BenchArgs {
     /// From the peer to here instead of from here to the peer
     #[arg(long)]
     pub(crate) reverse: bool,
-}
-
-/// `vpn`.
-#[derive(Debug, Clone, Copy, Subcommand)]
-pub(crate) enum VpnCommand {
-    /// Make the interface `anyhop-NETWORK`, and carry IP packets between it and the other
-    /// members' until `vpn down` or the daemon's end. Needs CAP_NET_ADMIN
-    Up,
-    /// Remove the interface
-    Down,
-    /// Show the interface, its addresses, and the members with theirs
-    Status,
 }
 
 /// `name`.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! seal      packets on the wire: header, AEAD, counters; keys of one handshake
+//! keyring   generations of keys, and the change from one to the next
 //! window    what was received already
 //! ip        as much of IPv4, IPv6 and ICMP as the others need
 //! routes    prefixes and whose they are, by longest match
@@ -25,6 +26,7 @@
 mod egress;
 mod ingress;
 pub mod ip;
+mod keyring;
 mod offload;
 mod overlay;
 mod routes;
@@ -33,6 +35,7 @@ mod window;
 
 pub use egress::{Decision, Egress, HeldFrame, MAX_HELD_BYTES, MAX_HELD_PER_PEER};
 pub use ingress::{Ingress, Opened};
+pub use keyring::{KEY_GRACE, Keyring, MAX_GENERATIONS, REKEY_AFTER, REKEY_INTERVAL, REKEY_RETRY};
 pub use offload::{MAX_MERGED, Merger, Segments, VNET_HEADER_LEN, VnetHeader};
 pub use overlay::{Member, Overlay, V4_PREFIX_LEN, V6_PREFIX_LEN};
 pub use routes::{BadPrefix, Prefix, Routes};

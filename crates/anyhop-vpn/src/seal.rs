@@ -223,6 +223,24 @@ impl Sealer {
     pub fn sealed(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
+
+    /// Has less room than it had.
+    #[cfg(test)]
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// For which keys of the receiver this seals.
+    #[must_use]
+    pub fn index(&self) -> ReceiverIndex {
+        self.index
+    }
+
+    /// Whether the keys have sealed half of the packets that they may.
+    #[must_use]
+    pub fn is_half_spent(&self) -> bool {
+        self.sealed() >= self.limit / 2
+    }
 }
 
 /// Opens packets of one direction, each once.
@@ -250,6 +268,13 @@ impl Opener {
     #[must_use]
     pub fn index(&self) -> ReceiverIndex {
         self.index
+    }
+
+    /// Whether a packet was opened.
+    #[must_use]
+    pub fn has_opened(&self) -> bool {
+        let window = self.window.lock().expect("no holder panics");
+        !window.is_empty()
     }
 
     /// Opens a packet in place; answers what was sealed.

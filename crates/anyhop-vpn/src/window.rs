@@ -37,6 +37,12 @@ impl Window {
         self.next - counter <= WINDOW && self.seen[word] & bit == 0
     }
 
+    /// Whether nothing was seen yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next == 0
+    }
+
     /// Notes a counter of an authentic packet; false when it was not new.
     pub fn note(&mut self, counter: u64) -> bool {
         if !self.is_new(counter) {

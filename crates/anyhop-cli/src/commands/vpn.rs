@@ -5,18 +5,27 @@ use std::fmt::Write as _;
 use anyhop::VpnPeerStatus;
 
 use super::{Context, path_text};
-use crate::{api::VpnReport, args::VpnCommand, error::CliError};
+use crate::{
+    api::{VpnReport, VpnUpAsk},
+    args::VpnCommand,
+    error::CliError,
+};
 
 pub(super) async fn run(context: &Context, command: VpnCommand) -> Result<(), CliError> {
     let client = context.client();
-    let report: VpnReport = match command {
-        VpnCommand::Up => client.post("/v1/vpn/up", &()).await?,
+    let report: VpnReport = match &command {
+        VpnCommand::Up(args) => {
+            let wanted = VpnUpAsk {
+                rekey_after_s: args.rekey_after,
+            };
+            client.post("/v1/vpn/up", &wanted).await?
+        }
         VpnCommand::Down => client.post("/v1/vpn/down", &()).await?,
         VpnCommand::Status => client.get("/v1/vpn").await?,
     };
     context.output.result(&report, |r| match command {
         VpnCommand::Down => format!("{} is removed", r.status.interface),
-        VpnCommand::Up | VpnCommand::Status => text(r),
+        VpnCommand::Up(_) | VpnCommand::Status => text(r),
     })
 }
 

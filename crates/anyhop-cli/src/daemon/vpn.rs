@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhop::{HostJournal, Vpn, VpnStatus};
+use anyhop::{HostJournal, Vpn, VpnOptions, VpnStatus};
 use tokio::sync::Mutex;
 
 use super::{Presence, events::Teller};
@@ -23,12 +23,12 @@ impl VpnSwitch {
 
 impl Presence {
     /// Carries IP packets; once more changes nothing.
-    pub(super) async fn vpn_up(&self) -> Result<VpnReport, CliError> {
+    pub(super) async fn vpn_up(&self, options: VpnOptions) -> Result<VpnReport, CliError> {
         let network = self.private()?;
         let mut vpn = self.vpn.0.lock().await;
         let running = match vpn.take() {
             Some(running) => running,
-            None => Vpn::start_in(&network)?,
+            None => Vpn::start_in(&network, options)?,
         };
         let status = running.status();
         *vpn = Some(running);
@@ -93,7 +93,7 @@ pub(super) async fn raise(teller: Teller, presence: Arc<Presence>) {
     if network.joined().await.is_err() {
         return;
     }
-    if let Err(error) = presence.vpn_up().await {
+    if let Err(error) = presence.vpn_up(VpnOptions::default()).await {
         teller.network_failed(&presence.name(), &error.context("its VPN is not up"));
     }
 }

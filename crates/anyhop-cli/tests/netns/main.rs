@@ -24,6 +24,7 @@ mod node;
 mod symmetric;
 mod transfer;
 mod vpn;
+mod vpn_keys;
 mod watched;
 mod world;
 

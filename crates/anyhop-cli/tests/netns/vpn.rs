@@ -28,7 +28,7 @@ const TRANSFER: usize = 30_000_000;
 const ECHO: Duration = Duration::from_secs(1);
 
 /// Founds the network at `owner` and has `members` join.
-async fn network(owner: &Node, members: &[&Node]) {
+pub(crate) async fn network(owner: &Node, members: &[&Node]) {
     let create = [
         "network",
         "create",
@@ -44,7 +44,7 @@ async fn network(owner: &Node, members: &[&Node]) {
     }
 }
 
-async fn joins(member: &Node, owner: &Node) {
+pub(crate) async fn joins(member: &Node, owner: &Node) {
     let invited = owner.json(&["network", "invite", "lab"]).await;
     let invite = invited["invite"].as_str().expect("a text");
     let name = member.name.to_lowercase();
@@ -52,12 +52,12 @@ async fn joins(member: &Node, owner: &Node) {
     member.json(&join).await;
 }
 
-async fn status(node: &Node) -> Value {
+pub(crate) async fn status(node: &Node) -> Value {
     node.json(&["vpn", "status"]).await
 }
 
 /// This node's overlay addresses.
-fn own(status: &Value) -> [IpAddr; 2] {
+pub(crate) fn own(status: &Value) -> [IpAddr; 2] {
     ["address4", "address6"].map(|key| {
         let text = status[key].as_str();
         let ip = text.and_then(|ip| ip.parse().ok());
@@ -66,7 +66,7 @@ fn own(status: &Value) -> [IpAddr; 2] {
 }
 
 /// What a status says about a peer.
-fn peer<'a>(status: &'a Value, peer: &str) -> &'a Value {
+pub(crate) fn peer<'a>(status: &'a Value, peer: &str) -> &'a Value {
     let peers = status["peers"].as_array().expect("a list");
     let found = peers.iter().find(|p| p["peer_id"] == peer);
     found.unwrap_or_else(|| panic!("{peer} is not in {status}"))
@@ -108,7 +108,7 @@ fn echo(to: IpAddr, sequence: u8) -> io::Result<()> {
 }
 
 /// Waits until echoes are answered; then all of `count` are.
-async fn pings(from: &mut Node, to: IpAddr, count: u8) {
+pub(crate) async fn pings(from: &mut Node, to: IpAddr, count: u8) {
     let name = from.name;
     let deadline = Instant::now() + PATIENCE;
     let host = from.namespace();
@@ -123,7 +123,7 @@ async fn pings(from: &mut Node, to: IpAddr, count: u8) {
 }
 
 /// Moves bytes over one TCP connection; the two ends hash what they see.
-async fn tcp(from: &mut Node, to: &mut Node, ip: IpAddr) {
+pub(crate) async fn tcp(from: &mut Node, to: &mut Node, ip: IpAddr) {
     let at = SocketAddr::new(ip, PORT);
     let listener = to
         .namespace()
@@ -164,7 +164,7 @@ async fn tcp(from: &mut Node, to: &mut Node, ip: IpAddr) {
 }
 
 /// What may not change on a host: interfaces, addresses, routes, rules, resolver.
-fn host_state(host: &Namespace) -> String {
+pub(crate) fn host_state(host: &Namespace) -> String {
     let show = |args: &[&str]| {
         let out = host.command("ip").args(args).output().expect("ip runs");
         String::from_utf8_lossy(&out.stdout).into_owned()

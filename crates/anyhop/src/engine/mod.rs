@@ -5,6 +5,7 @@ mod aux;
 mod divert;
 mod kick;
 mod mux;
+mod rekey;
 mod reset;
 mod sealed;
 mod swarm;
@@ -34,6 +35,7 @@ pub(crate) use noq::{
     ConnectionError, Path, PathError, PathEvent, PathEvents, PathId, PathStatus, ReadError,
     RecvStream, SendStream, VarInt as Code, WriteError,
 };
+pub(crate) use rekey::RekeyError;
 pub(crate) use sealed::{SealedSink, Way};
 pub(crate) use swarm::{Swarm, made_under};
 

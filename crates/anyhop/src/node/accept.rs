@@ -14,6 +14,7 @@ use crate::{
     engine::{self, Code, Connection, close, peer_of},
     session::Conn,
     stream::{RecvStream, SendStream, code, read_protocol},
+    vpn::rekey,
 };
 
 /// How long a stranger's handshake and hello may take.
@@ -188,6 +189,9 @@ impl Inner {
             Some(protocols::NATCHECK) => Box::pin(self.serve_natcheck(&conn, send, recv)).await,
             Some(protocols::REACH) => Box::pin(self.serve_reach(&conn, send, recv)).await,
             Some(protocols::GREET) => Box::pin(self.serve_introduction(&conn, send, recv)).await,
+            Some(protocols::REKEY) => {
+                Box::pin(rekey::serve(Arc::clone(self), conn, send, recv)).await
+            }
             Some(protocols::ATTACH) => Box::pin(self.serve_attach(send, recv)).await,
             Some(protocols::CIRCUIT) => {
                 Box::pin(circuit::serve(Arc::clone(self), conn, send, recv)).await;

@@ -32,7 +32,7 @@ use std::{
     collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -87,6 +87,7 @@ pub(crate) mod protocols {
     pub(crate) const PUNCH: &str = "punch/2";
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
+    pub(crate) const REKEY: &str = "rekey/1";
     pub(crate) const PING: &str = "ping/1";
     /// Prefix of the applications' protocols.
     pub(crate) const APP: &str = "app/";
@@ -219,7 +220,7 @@ pub(crate) struct Inner {
     /// Told when one of the sockets fails.
     socket_failed: Arc<Notify>,
     network: watch::Sender<Network>,
-    engine: Engine,
+    pub(crate) engine: Engine,
     websockets: websocket::WebSockets,
     local_peers: mdns::LocalPeers,
     clock: records::WallClock,
@@ -238,6 +239,8 @@ pub(crate) struct Inner {
     session_changed: Notify,
     /// Told to the packet plane: a connection came or went, or selected another path.
     pub(crate) links_changed: Notify,
+    /// The packet plane's, while there is one.
+    packet_links: Mutex<Weak<crate::vpn::Links>>,
     attachments_changed: Notify,
     events: broadcast::Sender<Event>,
     next_link: AtomicU64,
@@ -251,6 +254,18 @@ impl Inner {
     /// The wire name of one of the library's protocols.
     pub(crate) fn protocol(&self, name: &str) -> String {
         self.network_id.protocol(name)
+    }
+
+    /// Who follows sessions for the packet plane, while there is one.
+    pub(crate) fn packet_links(&self) -> Option<Arc<crate::vpn::Links>> {
+        self.packet_links
+            .lock()
+            .expect("no holder panics")
+            .upgrade()
+    }
+
+    pub(crate) fn set_packet_links(&self, links: Weak<crate::vpn::Links>) {
+        *self.packet_links.lock().expect("no holder panics") = links;
     }
 
     /// The wire name of an application's protocol.

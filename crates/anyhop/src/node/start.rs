@@ -112,6 +112,7 @@ pub(super) fn start(
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
         links_changed: Notify::new(),
+        packet_links: Mutex::default(),
         attachments_changed: Notify::new(),
         events: broadcast::Sender::new(EVENT_QUEUE),
         next_link: AtomicU64::new(1),

@@ -22,7 +22,7 @@ use anyhop_proto::{
     probe::ProbeKeys,
     route::OwnLink,
 };
-use anyhop_vpn::{Opener, Sealer};
+use anyhop_vpn::Keyring;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -177,13 +177,6 @@ fn remember(list: &mut VecDeque<SocketAddr>, addr: SocketAddr) {
     list.push_back(addr);
 }
 
-/// Keys of sealed packets, with their counters.
-#[derive(Debug)]
-pub(crate) struct SharedKeys {
-    pub(crate) sealer: Arc<Sealer>,
-    pub(crate) opener: Arc<Opener>,
-}
-
 /// One connection to a peer.
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -194,8 +187,9 @@ pub(crate) struct Conn {
     pub(crate) opened: Instant,
     pub(crate) uses: Arc<Uses>,
     pub(crate) keys: ProbeKeys,
-    /// Made when the packet plane first asks for them; `None` when that failed.
-    packet_keys: OnceLock<Option<SharedKeys>>,
+    /// Keys of sealed packets, made when the packet plane first asks for them; `None` when
+    /// that failed. They outlast a plane, since their counters must not begin anew.
+    keyring: OnceLock<Option<Mutex<Keyring>>>,
     /// The swarm key of the handshake, in a private network.
     pub(crate) made_under: Option<MadeUnder>,
     pub(crate) paths: watch::Sender<PathTable>,
@@ -229,7 +223,7 @@ impl Conn {
             opened: Instant::now(),
             uses: Arc::default(),
             keys,
-            packet_keys: OnceLock::new(),
+            keyring: OnceLock::new(),
             made_under,
             paths: watch::Sender::new(PathTable::default()),
             commands,
@@ -239,22 +233,22 @@ impl Conn {
         Some((Arc::new(conn), receiver))
     }
 
-    /// The keys of sealed packets, the same for as long as this connection lives.
-    pub(crate) fn packet_keys(&self) -> Option<&SharedKeys> {
-        let made = self.packet_keys.get_or_init(|| {
+    /// Does something with the keys of sealed packets; `None` when there are none.
+    pub(crate) fn with_keyring<T>(&self, work: impl FnOnce(&mut Keyring) -> T) -> Option<T> {
+        let made = self.keyring.get_or_init(|| {
             let keys = engine::packet_keys(&self.quic)?;
-            Some(SharedKeys {
-                sealer: Arc::new(keys.sealer),
-                opener: Arc::new(keys.opener),
-            })
+            let client = self.role == Role::Client;
+            let now = Instant::now().into_std();
+            Some(Mutex::new(Keyring::new(keys, client, now)))
         });
-        made.as_ref()
+        let mut ring = made.as_ref()?.lock().expect("no holder panics");
+        Some(work(&mut ring))
     }
 
     /// How many packets the packet plane has sealed for this connection.
     pub(crate) fn packets_sealed(&self) -> u64 {
-        let keys = self.packet_keys.get().and_then(Option::as_ref);
-        keys.map_or(0, |keys| keys.sealer.sealed())
+        let ring = self.keyring.get().and_then(Option::as_ref);
+        ring.map_or(0, |ring| ring.lock().expect("no holder panics").sealed())
     }
 
     /// The peer's ping came from there.

@@ -54,6 +54,9 @@ pub struct VpnPeerStatus {
     /// Packets that came from it.
     #[serde(default)]
     pub rx_packets: u64,
+    /// Times that the keys of the session with it were replaced.
+    #[serde(default)]
+    pub rekeys: u64,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }

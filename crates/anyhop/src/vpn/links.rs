@@ -18,7 +18,7 @@ use std::{
 use anyhop_base::PeerId;
 use anyhop_os::StopFlag;
 use anyhop_proto::circuit::LinkId;
-use anyhop_vpn::{OVERHEAD, ReceiverIndex, Slot, ip::MIN_MTU};
+use anyhop_vpn::{KEY_GRACE, Keyring, OVERHEAD, ReceiverIndex, Slot, ip::MIN_MTU};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     time::{Instant, sleep_until},
@@ -35,8 +35,6 @@ use crate::{
     session::{Conn, Use},
 };
 
-/// How long keys of a connection that has ended are still taken.
-const KEY_GRACE: Duration = Duration::from_secs(10);
 /// For how long a session counts as used after a packet.
 const IN_USE: Duration = Duration::from_secs(300);
 /// Between looks at what changes by time alone.
@@ -50,13 +48,14 @@ const ADOPTION: Duration = Duration::from_millis(10);
 /// What is kept about a peer's sessions.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// Keys that packets of the peer are opened with, by connection.
-    keys: BTreeMap<LinkId, Keys>,
+    /// Keys that packets of the peer are opened with.
+    keys: BTreeMap<ReceiverIndex, Keys>,
     /// What packets to the peer are sealed for, and since when that path is used.
     selected: Option<(LinkId, SocketAddr, Instant)>,
     /// As it was told to the egress last.
-    told: Option<(LinkId, SocketAddr, usize)>,
+    told: Option<(ReceiverIndex, SocketAddr, usize)>,
     dialling: bool,
+    rekeying: bool,
     /// Packets counted so far, when there were new ones last, and what keeps the session.
     traffic: u64,
     active: Option<Instant>,
@@ -65,27 +64,35 @@ pub(super) struct State {
 
 #[derive(Debug)]
 struct Keys {
-    index: ReceiverIndex,
+    conn: LinkId,
     /// When the connection had ended.
     ended: Option<Instant>,
 }
 
 /// The plane and whom it is for.
 #[derive(Debug)]
-pub(super) struct Links {
-    node: Arc<Inner>,
+pub(crate) struct Links {
+    pub(super) node: Arc<Inner>,
     /// `None` once halted, so that the interface goes with the last that uses it.
     plane: Mutex<Option<Arc<Plane>>>,
     stop: Arc<StopFlag>,
+    /// Age of keys at which new ones are made.
+    rekey_after: Duration,
     peers: Mutex<Peers<State>>,
 }
 
 impl Links {
-    pub(super) fn new(node: Arc<Inner>, plane: Arc<Plane>, stop: Arc<StopFlag>) -> Self {
+    pub(super) fn new(
+        node: Arc<Inner>,
+        plane: Arc<Plane>,
+        stop: Arc<StopFlag>,
+        rekey_after: Duration,
+    ) -> Self {
         Self {
             node,
             plane: Mutex::new(Some(plane)),
             stop,
+            rekey_after,
             peers: Mutex::default(),
         }
     }
@@ -221,7 +228,7 @@ impl Links {
 
     /// Looks at all sessions with peers. Answers when to look again at the latest; `None`
     /// once halted.
-    fn look(&self) -> Option<Instant> {
+    fn look(self: &Arc<Self>) -> Option<Instant> {
         let plane = self.plane()?;
         let now = Instant::now();
         let mut again = now + LOOK;
@@ -248,10 +255,42 @@ impl Links {
             }
             held.extend(select(&plane, slot, state, current.as_ref(), now));
             note_use(&plane, slot, state, current.as_ref(), now);
+            if let Some(conn) = current {
+                self.rekey_when_due(state, conn, now);
+            }
         }
         drop(peers);
         plane.send_held(held);
         Some(again)
+    }
+
+    fn rekey_when_due(self: &Arc<Self>, state: &mut State, conn: Arc<Conn>, now: Instant) {
+        let (now, after) = (now.into_std(), self.rekey_after);
+        let begins = |ring: &mut Keyring| ring.is_due(now, after) && ring.begin(now);
+        if state.rekeying || conn.with_keyring(begins) != Some(true) {
+            return;
+        }
+        state.rekeying = true;
+        let this = Arc::clone(self);
+        self.node.spawn(async move {
+            this.rekey(&conn).await;
+            if let Some(entry) = this.peers().get_mut(conn.peer) {
+                entry.state.rekeying = false;
+            }
+        });
+    }
+
+    /// Opens packets with the keys that a connection has now.
+    pub(super) fn open_with_keys_of(&self, conn: &Conn) {
+        let Some(plane) = self.plane() else { return };
+        if let Some(entry) = self.peers().get_mut(conn.peer) {
+            take_keys(&plane, entry.slot, &mut entry.state, conn);
+        }
+    }
+
+    /// Whether somebody is on the plane.
+    pub(super) fn knows(&self, peer: PeerId) -> bool {
+        self.peers().get_mut(peer).is_some()
     }
 
     pub(super) fn status(
@@ -276,6 +315,10 @@ impl Links {
                 plane.inbound().ingress.counters(entry.slot),
             );
             let conn = self.node.current(entry.peer.peer);
+            let rekeys = conn
+                .as_ref()
+                .and_then(|c| c.with_keyring(|ring| ring.rekeys()));
+            let rekeys = rekeys.unwrap_or_default();
             let path =
                 conn.and_then(|c| c.paths.borrow().paths.iter().find(|p| p.selected).cloned());
             status.peers.push(VpnPeerStatus {
@@ -288,6 +331,7 @@ impl Links {
                 rx_bytes: came.0,
                 tx_packets: sent.1,
                 rx_packets: came.1,
+                rekeys,
                 drops: info::drop_counts(&[sent.2, came.2]),
             });
         }
@@ -305,32 +349,40 @@ fn forget(plane: &Plane, slot: Slot) {
     plane.inbound().ingress.remove_peer(slot);
 }
 
-/// Opens packets with a connection's keys from now on.
+/// Opens packets with a connection's keys, as they are now.
 fn take_keys(plane: &Plane, slot: Slot, state: &mut State, conn: &Conn) {
-    if state.keys.contains_key(&conn.id) {
-        return;
+    let now = Instant::now().into_std();
+    let openers = conn.with_keyring(|ring| ring.openers(now).cloned().collect::<Vec<_>>());
+    let openers = openers.unwrap_or_default();
+    let ingress = &mut plane.inbound().ingress;
+    state.keys.retain(|index, keys| {
+        let keep = keys.conn != conn.id || openers.iter().any(|o| o.index() == *index);
+        if !keep {
+            ingress.remove_keys(*index);
+        }
+        keep
+    });
+    for opener in openers {
+        state.keys.entry(opener.index()).or_insert_with(|| {
+            ingress.add_keys(slot, opener);
+            Keys {
+                conn: conn.id,
+                ended: None,
+            }
+        });
     }
-    let Some(keys) = conn.packet_keys() else {
-        return;
-    };
-    let index = keys.opener.index();
-    plane
-        .inbound()
-        .ingress
-        .add_keys(slot, Arc::clone(&keys.opener));
-    state.keys.insert(conn.id, Keys { index, ended: None });
 }
 
 /// Takes the keys of connections that ended a while ago away.
 fn drop_keys(plane: &Plane, state: &mut State, alive: &BTreeSet<LinkId>, now: Instant) {
-    state.keys.retain(|id, keys| {
-        if alive.contains(id) {
+    state.keys.retain(|index, keys| {
+        if alive.contains(&keys.conn) {
             return true;
         }
         let ended = *keys.ended.get_or_insert(now);
         let keep = now < ended + KEY_GRACE;
         if !keep {
-            plane.inbound().ingress.remove_keys(keys.index);
+            plane.inbound().ingress.remove_keys(*index);
         }
         keep
     });
@@ -370,14 +422,13 @@ fn select(
     };
     state.selected = Some((conn.id, path, since));
     let mtu = inner_mtu(path_mtu, now - since);
-    if state.told == Some((conn.id, path, mtu)) {
-        return Default::default();
-    }
-    let Some(keys) = conn.packet_keys() else {
+    let Some(sealer) = conn.with_keyring(|ring| Arc::clone(ring.sealer())) else {
         return Default::default();
     };
-    state.told = Some((conn.id, path, mtu));
-    let sealer = Arc::clone(&keys.sealer);
+    let link = (sealer.index(), path, mtu);
+    if state.told.replace(link) == Some(link) {
+        return Default::default();
+    }
     plane.egress().set_link(slot, sealer, path, mtu)
 }
 

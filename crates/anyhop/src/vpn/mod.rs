@@ -15,24 +15,27 @@ mod info;
 mod links;
 mod peers;
 mod plane;
+pub(crate) mod rekey;
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use anyhop_base::PeerId;
 use anyhop_os::{StopFlag, Tun};
-use anyhop_vpn::{Ingress, MAX_PEERS, MAX_ROUTES_PER_PEER, Prefix};
+use anyhop_vpn::{Ingress, MAX_PEERS, MAX_ROUTES_PER_PEER, Prefix, REKEY_AFTER, REKEY_INTERVAL};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use info::{VpnPeerStatus, VpnStatus};
 
-use self::{links::Links, plane::Plane};
+pub(crate) use self::links::Links;
+use self::plane::Plane;
 use crate::{ErrorKind, NetworkHandle, node::Node};
 
 /// MTU of the interface, bytes: what the longest datagrams that QUIC looks for carry, on a
@@ -50,6 +53,25 @@ pub struct VpnConfig {
     /// This node's addresses, each with the length of the prefix that is routed to the
     /// interface.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// What else can be chosen.
+    pub options: VpnOptions,
+}
+
+/// What can be chosen about a packet plane, whosever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VpnOptions {
+    /// Age at which the keys of a session that carries packets are replaced; at least
+    /// [`REKEY_INTERVAL`](anyhop_vpn::REKEY_INTERVAL).
+    pub rekey_after: Duration,
+}
+
+impl Default for VpnOptions {
+    fn default() -> Self {
+        Self {
+            rekey_after: REKEY_AFTER,
+        }
+    }
 }
 
 /// A peer of a packet plane.
@@ -169,7 +191,7 @@ impl Vpn {
     ///
     /// # Panics
     /// As [`start`](Self::start).
-    pub fn start_in(network: &NetworkHandle) -> Result<Self, VpnError> {
+    pub fn start_in(network: &NetworkHandle, options: VpnOptions) -> Result<Self, VpnError> {
         let overlay = network.overlay();
         let me = overlay.me.as_ref().ok_or(VpnError::NoAddress)?;
         let (mut addresses, mut note) = (Vec::new(), None);
@@ -189,6 +211,7 @@ impl Vpn {
         let config = VpnConfig {
             interface: interface_names(&network.name().to_string(), &network.id().to_string()),
             addresses,
+            options,
         };
         Self::start_following(
             &Node(Arc::clone(&network.0)),
@@ -231,7 +254,11 @@ impl Vpn {
         });
         let thread = thread.map_err(failed)?;
         inner.fabric.set_sealed_sink(Some(Arc::clone(&plane) as _));
-        let links = Arc::new(Links::new(Arc::clone(inner), plane, stop_flag));
+        let links = {
+            let rekey_after = config.options.rekey_after.max(REKEY_INTERVAL);
+            Arc::new(Links::new(Arc::clone(inner), plane, stop_flag, rekey_after))
+        };
+        inner.set_packet_links(Arc::downgrade(&links));
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let guard = ended.clone().drop_guard();
         let follow = Arc::clone(&links).follow(to_dial, network, stop.clone());

@@ -1,16 +1,18 @@
 //! Routes of VPNs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use anyhop::VpnOptions;
 use axum::{
     Json, Router,
+    body::Body,
     extract::State,
     routing::{get, post},
 };
 
-use super::{Answer, In};
+use super::{Answer, In, read_ask};
 use crate::{
-    api::VpnReport,
+    api::{VpnReport, VpnUpAsk},
     daemon::{Daemon, Presence},
     error::CliError,
 };
@@ -28,9 +30,13 @@ async fn status(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<V
     Ok(Json(presence.vpn_status().await?))
 }
 
-async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
+async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In, body: Body) -> Answer<VpnReport> {
+    let wanted: VpnUpAsk = read_ask(body).await?;
     let presence = private(&daemon, presence)?;
-    Ok(Json(presence.vpn_up().await?))
+    let mut options = VpnOptions::default();
+    options.rekey_after = Duration::try_from_secs_f64(wanted.rekey_after_s)
+        .map_err(|e| CliError::usage(format!("rekey_after_s: {e}")))?;
+    Ok(Json(presence.vpn_up(options).await?))
 }
 
 async fn down(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
