@@ -62,6 +62,7 @@ targets! {
     swarm_key_text: swarm_key_texts,
     quic_destination: quic_packets,
     sealed_packet: sealed_packets,
+    ethernet_frame: ethernet_frames,
     ip_packet: ip_packets,
     merged_packets: segments,
 }

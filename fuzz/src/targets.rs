@@ -33,7 +33,9 @@ pub use network::{
     statement_payload,
 };
 
-pub use vpn::{VPN_ADDRESSES, ip_packet, merged_packets, sealed_packet, vpn_secret};
+pub use vpn::{
+    VPN_ADDRESSES, ethernet_frame, ip_packet, merged_packets, sealed_packet, vpn_secret,
+};
 
 /// The time at which records are read.
 pub const NOW_UNIX_S: u64 = 1_800_000_000;

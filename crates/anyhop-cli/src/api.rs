@@ -46,6 +46,9 @@ pub(crate) struct PeerReport {
 /// What is wanted of a VPN that is to come up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct VpnUpAsk {
+    /// Ethernet frames instead of IP packets.
+    #[serde(default)]
+    pub(crate) l2: bool,
     /// Age of keys at which new ones are made, seconds.
     pub(crate) rekey_after_s: f64,
 }

@@ -25,5 +25,5 @@ pub use lock::{LOCK_FILE, LockError, StateDirLock};
 pub use process::{is_root, process_cpu_time};
 pub use routes::{Gateway, default_gateways, routed_prefixes};
 pub use ttl::send_with_ttl;
-pub use tun::{MAX_INTERFACE_NAME, StopFlag, Tun};
+pub use tun::{MAX_INTERFACE_NAME, StopFlag, Tun, TunKind};
 pub use watch::{NetworkWatch, netlink_events};

@@ -1,4 +1,4 @@
-//! Network interfaces of ours: TUN devices (Linux's `tuntap`).
+//! Network interfaces of ours: TUN and TAP devices (Linux's `tuntap`).
 //!
 //! Packets come and go with a `vnet_hdr` in front (virtio 1.2 section 5.1.6): the kernel leaves
 //! TCP, and where it can UDP, to be cut into packets here, and takes many as one.
@@ -60,12 +60,22 @@ struct Request {
     rest: [u8; 22],
 }
 
-/// A TUN device: the host's IP packets come out, those written go in.
+/// What a device carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunKind {
+    /// IP packets (TUN).
+    Packets,
+    /// Ethernet frames (TAP).
+    Frames,
+}
+
+/// A device: the host's packets or frames come out, those written go in.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
     name: String,
     index: u32,
+    kind: TunKind,
 }
 
 impl Tun {
@@ -75,7 +85,7 @@ impl Tun {
     /// `PermissionDenied` without `CAP_NET_ADMIN`, `NotFound` without the kernel's module,
     /// `ResourceBusy` when there is an interface of that name, `InvalidInput` for a name
     /// that no interface can have.
-    pub fn create(name: &str) -> io::Result<Self> {
+    pub fn create(name: &str, kind: TunKind) -> io::Result<Self> {
         let usable = |b: &u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
         let len = 1..=MAX_INTERFACE_NAME;
         let dots = matches!(name, "." | "..");
@@ -88,9 +98,13 @@ impl Tun {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(CLONE_DEVICE)?;
+        let carries = match kind {
+            TunKind::Packets => libc::IFF_TUN,
+            TunKind::Frames => libc::IFF_TAP,
+        };
         let mut request = Request {
             name: [0; libc::IFNAMSIZ],
-            flags: (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+            flags: (carries | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
             rest: [0; 22],
         };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
@@ -104,6 +118,7 @@ impl Tun {
             file,
             name: name.to_owned(),
             index,
+            kind,
         })
     }
 
@@ -119,12 +134,15 @@ impl Tun {
     /// # Errors
     /// What the kernel says.
     pub fn configure(&self, mtu: u32, addresses: &[(IpAddr, u8)]) -> io::Result<Vec<IpAddr>> {
-        // IPv6, whatever holds for other interfaces, but no address of the link's own, nor
-        // router solicitations: there is no link.
+        // IPv6, whatever holds for other interfaces, and no router that others announce. A
+        // device for packets is no link, and needs no address of a link's.
         let conf = PathBuf::from("/proc/sys/net/ipv6/conf").join(&self.name);
         let _ = fs::write(conf.join("disable_ipv6"), "0");
-        let _ = fs::write(conf.join("addr_gen_mode"), "1");
+        let _ = fs::write(conf.join("accept_ra"), "0");
         let _ = fs::write(conf.join("router_solicitations"), "0");
+        if self.kind == TunKind::Packets {
+            let _ = fs::write(conf.join("addr_gen_mode"), "1");
+        }
         let mut netlink = netlink::Route::open()?;
         netlink.set_up(self.index, mtu)?;
         let mut left_out = Vec::new();
@@ -234,7 +252,7 @@ mod tests {
 
     /// `None`, with the reason printed, where devices cannot be made.
     fn device(name: &str) -> Option<Tun> {
-        match Tun::create(name) {
+        match Tun::create(name, TunKind::Packets) {
             Ok(tun) => Some(tun),
             Err(e) => {
                 println!("skipped: no TUN device here ({e})");
@@ -246,7 +264,7 @@ mod tests {
     #[test]
     fn names_that_no_interface_can_have_are_refused() {
         for name in ["", "longer-than-15-bytes", "a/b", "a b", "a%d", "."] {
-            let refused = Tun::create(name).unwrap_err();
+            let refused = Tun::create(name, TunKind::Packets).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name:?}");
         }
     }
@@ -274,7 +292,7 @@ mod tests {
             own.iter()
                 .all(|ip| ip.to_string() != v4 && ip.to_string() != v6)
         );
-        let taken = Tun::create(&name).unwrap_err();
+        let taken = Tun::create(&name, TunKind::Frames).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::ResourceBusy);
         drop(tun);
         assert!(!fs::exists(&path).unwrap());

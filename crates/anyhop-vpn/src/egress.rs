@@ -9,7 +9,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{DropReason, Drops, Routes, Sealer, Slot, ip};
+use crate::{DropReason, Drops, Routes, Sealer, Slot, ip, switch::answer_header};
 
 /// Packets held for one peer while its session is made; more are dropped.
 pub const MAX_HELD_PER_PEER: usize = 16;
@@ -153,27 +153,57 @@ impl<P: Clone> Egress<P> {
             self.drops.add(DropReason::Malformed, 1);
             return Decision::Dropped(DropReason::Malformed);
         };
-        let slot = self.routes.find(addresses.destination);
-        let peer = slot.and_then(|slot| Some((slot, self.peers.get_mut(slot as usize)?.as_mut()?)));
-        let Some((slot, peer)) = peer else {
-            self.drops.add(DropReason::UnknownDestination, 1);
-            return Decision::Dropped(DropReason::UnknownDestination);
+        match self.routes.find(addresses.destination) {
+            Some(slot) => self.handle_for(slot, frame, header, 0, len),
+            None => self.unknown(),
+        }
+    }
+
+    fn unknown(&mut self) -> Decision<P> {
+        self.drops.add(DropReason::UnknownDestination, 1);
+        Decision::Dropped(DropReason::UnknownDestination)
+    }
+
+    /// Decides about a packet, or a frame with an ethernet header of `link` bytes in front of
+    /// it, that is for one peer.
+    pub fn handle_for(
+        &mut self,
+        slot: Slot,
+        frame: &[u8],
+        header: usize,
+        link: usize,
+        len: usize,
+    ) -> Decision<P> {
+        let packet = frame.get(header..).unwrap_or_default();
+        let Some(peer) = self.peers.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return self.unknown();
         };
-        let Some(link) = &peer.link else {
+        let Some(way) = &peer.link else {
             return self.hold(slot, frame);
         };
-        if len > link.mtu {
+        if len > way.mtu {
             peer.drops.add(DropReason::TooBig, 1);
-            return match ip::too_big(packet, link.mtu) {
+            return match too_big(packet, link, way.mtu) {
                 Some(answer) => Decision::Answer(answer),
                 None => Decision::Dropped(DropReason::TooBig),
             };
         }
         Decision::Send {
             slot,
-            sealer: Arc::clone(&link.sealer),
-            path: link.path.clone(),
+            sealer: Arc::clone(&way.sealer),
+            path: way.path.clone(),
         }
+    }
+
+    /// All peers.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        let peers = (0..).zip(&self.peers);
+        peers.filter_map(|(slot, peer)| peer.as_ref().map(|_| slot))
+    }
+
+    /// Counts a packet of the host that goes to nobody.
+    pub fn refused(&mut self, reason: DropReason) {
+        self.drops.add(reason, 1);
     }
 
     fn hold(&mut self, slot: Slot, frame: &[u8]) -> Decision<P> {
@@ -232,6 +262,18 @@ impl<P: Clone> Egress<P> {
     fn peer_mut(&mut self, slot: Slot) -> Option<&mut Peer<P>> {
         self.peers.get_mut(slot as usize)?.as_mut()
     }
+}
+
+/// What the sender of a packet that is too big is told, behind an ethernet header where the
+/// packet has one.
+fn too_big(packet: &[u8], link: usize, mtu: usize) -> Option<Vec<u8>> {
+    let answer = ip::too_big(packet.get(link..)?, mtu.saturating_sub(link))?;
+    if link == 0 {
+        return Some(answer);
+    }
+    let mut framed = answer_header(packet)?;
+    framed.extend_from_slice(&answer);
+    Some(framed)
 }
 
 fn bytes(held: &VecDeque<HeldFrame>) -> usize {
@@ -296,6 +338,33 @@ mod tests {
             (bytes, packets, drops.of(DropReason::NoSession)),
             (60, 1, 1)
         );
+    }
+
+    #[test]
+    fn a_frame_that_is_too_big_is_answered_with_a_frame() {
+        let mut egress = egress();
+        egress.set_link(3, sealer(), "path", 1300);
+        let ethernet = [&[2, 0, 0, 0, 0, 3][..], &[2, 0, 0, 0, 0, 1], &[8, 0]].concat();
+        let frame = [&ethernet[..], &out(1300)].concat();
+        let decided = egress.handle_for(3, &frame, 0, ethernet.len(), frame.len());
+        let Decision::Answer(answer) = decided else {
+            panic!("no answer");
+        };
+        assert_eq!(
+            (&answer[..6], &answer[6..12]),
+            (&ethernet[6..12], &ethernet[..6])
+        );
+        let told = ip::addresses(&answer[14..]).unwrap();
+        assert_eq!(told.destination.to_string(), "100.64.0.1");
+        // What fits is the path's MTU less the header.
+        assert_eq!(
+            u16::from_be_bytes([answer[14 + 26], answer[14 + 27]]),
+            1300 - 14
+        );
+        let arp = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[8, 6], &[0; 1400]].concat();
+        let dropped = egress.handle_for(3, &arp, 0, 14, arp.len());
+        assert!(matches!(dropped, Decision::Dropped(DropReason::TooBig)));
+        assert_eq!(egress.slots().collect::<Vec<_>>(), [3]);
     }
 
     #[test]

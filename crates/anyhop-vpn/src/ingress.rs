@@ -9,17 +9,21 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Instant,
 };
 
-use crate::{DropReason, Drops, OpenError, Opener, ReceiverIndex, Routes, Slot, ip, read_index};
+use crate::{
+    DropReason, Drops, OpenError, Opener, Payload, ReceiverIndex, Routes, Slot, Switch, ip,
+    read_index,
+};
 
 /// A packet for the host.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Opened<'a> {
     /// Who sealed it.
     pub slot: Slot,
-    /// The IP packet.
+    /// The IP packet or the frame, as the host has it.
     pub packet: &'a [u8],
 }
 
@@ -36,6 +40,8 @@ struct Peer {
 pub struct Ingress {
     routes: Arc<Routes>,
     own: BTreeSet<IpAddr>,
+    /// Of a host that takes frames.
+    switch: Option<Arc<Mutex<Switch>>>,
     openers: HashMap<ReceiverIndex, (Slot, Arc<Opener>)>,
     peers: HashMap<Slot, Peer>,
     drops: Drops,
@@ -47,6 +53,15 @@ impl Ingress {
     pub fn new(own: impl IntoIterator<Item = IpAddr>) -> Self {
         Self {
             own: own.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// For a host that takes frames, whatever is in them.
+    #[must_use]
+    pub fn of_switch(switch: Arc<Mutex<Switch>>) -> Self {
+        Self {
+            switch: Some(switch),
             ..Self::default()
         }
     }
@@ -74,7 +89,11 @@ impl Ingress {
     }
 
     /// Opens a datagram in place. `None` when it was dropped and counted.
-    pub fn handle_datagram<'a>(&mut self, datagram: &'a mut [u8]) -> Option<Opened<'a>> {
+    pub fn handle_datagram<'a>(
+        &mut self,
+        datagram: &'a mut [u8],
+        now: Instant,
+    ) -> Option<Opened<'a>> {
         let keys = read_index(datagram).map(|index| self.openers.get(&index));
         let (slot, opener) = match keys {
             Some(Some((slot, opener))) => (*slot, opener),
@@ -88,9 +107,9 @@ impl Ingress {
             }
         };
         let checked = match opener.open(datagram) {
-            Ok(packet) => {
+            Ok((payload, packet)) => {
                 let packet = &*packet;
-                self.check(slot, packet).map(|()| packet)
+                self.check(slot, payload, packet, now).map(|()| packet)
             }
             Err(OpenError::Malformed) => Err(DropReason::Malformed),
             Err(OpenError::Replayed) => Err(DropReason::Replayed),
@@ -110,7 +129,24 @@ impl Ingress {
         }
     }
 
-    fn check(&self, slot: Slot, packet: &[u8]) -> Result<(), DropReason> {
+    fn check(
+        &self,
+        slot: Slot,
+        payload: Payload,
+        packet: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match (&self.switch, payload) {
+            (None, Payload::Ip) => self.check_packet(slot, packet),
+            (Some(switch), Payload::Ethernet) => {
+                let mut switch = switch.lock().expect("no holder panics");
+                switch.from_member(slot, packet, now)
+            }
+            _ => Err(DropReason::OtherMode),
+        }
+    }
+
+    fn check_packet(&self, slot: Slot, packet: &[u8]) -> Result<(), DropReason> {
         let addresses = ip::addresses(packet).ok_or(DropReason::Malformed)?;
         if self.routes.find(addresses.source) != Some(slot) {
             return Err(DropReason::ForeignSource);
@@ -175,9 +211,18 @@ mod tests {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     fn sealed(world: &World, packet: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        world.peer.sealer.seal(&[packet], &mut out).unwrap();
+        world
+            .peer
+            .sealer
+            .seal(Payload::Ip, &[packet], &mut out)
+            .unwrap();
         out
     }
 
@@ -187,9 +232,12 @@ mod tests {
         let inner = packet(PEER, ME, 60);
         let mut datagram = sealed(&world, &inner);
         let mut again = datagram.clone();
-        let opened = world.ingress.handle_datagram(&mut datagram).unwrap();
+        let opened = world
+            .ingress
+            .handle_datagram(&mut datagram, start())
+            .unwrap();
         assert_eq!((opened.slot, opened.packet), (1, &*inner));
-        assert_eq!(world.ingress.handle_datagram(&mut again), None);
+        assert_eq!(world.ingress.handle_datagram(&mut again, start()), None);
         let (bytes, packets, drops) = world.ingress.counters(1);
         assert_eq!((bytes, packets, drops.of(DropReason::Replayed)), (60, 1, 1));
     }
@@ -207,7 +255,7 @@ mod tests {
         ] {
             let before = world.ingress.counters(1).2.of(reason);
             let mut datagram = sealed(&world, &inner);
-            assert_eq!(world.ingress.handle_datagram(&mut datagram), None);
+            assert_eq!(world.ingress.handle_datagram(&mut datagram, start()), None);
             assert_eq!(
                 world.ingress.counters(1).2.of(reason),
                 before + 1,
@@ -222,8 +270,8 @@ mod tests {
         let mut world = world();
         let mut datagram = sealed(&world, &packet(PEER, ME, 60));
         datagram[7] ^= 1;
-        assert_eq!(world.ingress.handle_datagram(&mut datagram), None);
-        assert_eq!(world.ingress.handle_datagram(&mut [2; 20]), None);
+        assert_eq!(world.ingress.handle_datagram(&mut datagram, start()), None);
+        assert_eq!(world.ingress.handle_datagram(&mut [2; 20], start()), None);
         assert_eq!(world.ingress.drops().of(DropReason::UnknownKeys), 1);
         assert_eq!(world.ingress.drops().of(DropReason::Malformed), 1);
         assert_eq!(world.ingress.peers.len(), 1);
@@ -235,10 +283,35 @@ mod tests {
         let [mut first, mut second] = [0; 2].map(|_| sealed(&world, &packet(PEER, ME, 60)));
         let other = PacketKeys::new(&[8; SEALED_SECRET_LEN], false, Cipher::Aes256Gcm);
         world.ingress.add_keys(1, Arc::new(other.opener));
-        assert!(world.ingress.handle_datagram(&mut first).is_some());
+        assert!(world.ingress.handle_datagram(&mut first, start()).is_some());
         world.ingress.remove_keys(world.index);
-        assert_eq!(world.ingress.handle_datagram(&mut second), None);
+        assert_eq!(world.ingress.handle_datagram(&mut second, start()), None);
         world.ingress.remove_peer(1);
         assert!(world.ingress.openers.is_empty());
+    }
+
+    #[test]
+    fn packets_and_frames_are_for_hosts_that_take_such() {
+        let mut world = world();
+        let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 28]].concat();
+        let sealed_frame = || {
+            let mut out = Vec::new();
+            let sealed = world
+                .peer
+                .sealer
+                .seal(Payload::Ethernet, &[&frame], &mut out);
+            sealed.unwrap();
+            out
+        };
+        let [mut one, mut two] = [sealed_frame(), sealed_frame()];
+        let mut packet = sealed(&world, &packet(PEER, ME, 60));
+        assert_eq!(world.ingress.handle_datagram(&mut one, start()), None);
+        let switch = Arc::new(Mutex::new(Switch::default()));
+        world.ingress.switch = Some(Arc::clone(&switch));
+        let opened = world.ingress.handle_datagram(&mut two, start()).unwrap();
+        assert_eq!(opened.packet, frame);
+        assert_eq!(world.ingress.handle_datagram(&mut packet, start()), None);
+        assert_eq!(world.ingress.counters(1).2.of(DropReason::OtherMode), 2);
+        assert_eq!(switch.lock().unwrap().behind(1, start()).len(), 1);
     }
 }

@@ -7,6 +7,7 @@
 //! window    what was received already
 //! ip        as much of IPv4, IPv6 and ICMP as the others need
 //! routes    prefixes and whose they are, by longest match
+//! switch    frames, and behind which member an address is
 //! egress    from the interface to a peer
 //! ingress   from the wire to the interface
 //! offload   packets that are cut, and packets that become one
@@ -31,6 +32,7 @@ mod offload;
 mod overlay;
 mod routes;
 mod seal;
+mod switch;
 mod window;
 
 pub use egress::{Decision, Egress, HeldFrame, MAX_HELD_BYTES, MAX_HELD_PER_PEER};
@@ -40,9 +42,13 @@ pub use offload::{MAX_MERGED, Merger, Segments, VNET_HEADER_LEN, VnetHeader};
 pub use overlay::{Member, Overlay, V4_PREFIX_LEN, V6_PREFIX_LEN};
 pub use routes::{BadPrefix, Prefix, Routes};
 pub use seal::{
-    Cipher, Exhausted, OVERHEAD, OpenError, Opener, PacketKeys, ReceiverIndex,
+    Cipher, Exhausted, OVERHEAD, OpenError, Opener, PacketKeys, Payload, ReceiverIndex,
     SEALED_EXPORTER_LABEL, SEALED_HEADER_LEN, SEALED_SECRET_LEN, SEALED_TAG_LEN, Sealer,
     read_index,
+};
+pub use switch::{
+    ETHERNET_HEADER_LEN, Forward, MAC_AGE, MAC_HOLD, MAX_MACS, MAX_MACS_PER_PORT, Mac, Switch,
+    ethernet_header_len,
 };
 pub use window::{WINDOW, Window};
 
@@ -81,6 +87,12 @@ pub enum DropReason {
     ForeignSource,
     /// Its destination is not of this host.
     NotForThisHost,
+    /// Its destination is this host's own, or is not to be reached by others.
+    NotForMembers,
+    /// Its source is in use elsewhere; see [`Switch`].
+    AddressInUse,
+    /// One of the two carries IP packets, the other one frames.
+    OtherMode,
     /// The interface takes no more now.
     InterfaceBusy,
 }
@@ -101,6 +113,9 @@ impl DropReason {
             Self::Replayed => "replayed",
             Self::ForeignSource => "foreign_source",
             Self::NotForThisHost => "not_for_this_host",
+            Self::NotForMembers => "not_for_members",
+            Self::AddressInUse => "address_in_use",
+            Self::OtherMode => "other_mode",
             Self::InterfaceBusy => "interface_busy",
         }
     }

@@ -74,6 +74,17 @@ impl VnetHeader {
         Some((read, packet))
     }
 
+    /// That of a frame, as that of the packet which follows its `link` bytes of header.
+    #[must_use]
+    pub fn without_link(self, link: usize) -> Self {
+        let less = |at: u16| at.saturating_sub(link as u16);
+        Self {
+            header_len: less(self.header_len),
+            checksum_start: less(self.checksum_start),
+            ..self
+        }
+    }
+
     /// Length of the longest packet that a packet of the host becomes.
     #[must_use]
     pub fn cut_len(&self, packet: &[u8]) -> usize {
@@ -319,6 +330,11 @@ impl Merger {
         if let Some(merged) = self.merged.last_mut() {
             merged.closed = tcp.flags & PSH != 0;
         }
+    }
+
+    /// Takes what goes to the host as it is: a frame.
+    pub fn push_whole(&mut self, range: Range<usize>) {
+        self.begin(&range, 0, range.len(), 0);
     }
 
     fn begin(&mut self, range: &Range<usize>, transport: usize, headers: usize, next: u32) {

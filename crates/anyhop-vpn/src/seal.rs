@@ -3,13 +3,15 @@
 //! ```text
 //!  0      1        2                8                16
 //!  +------+--------+----------------+----------------+------------------+---------+
-//!  | 0x02 | cipher | receiver index |    counter     |  sealed packet   |   tag   |
+//!  | 0x02 |  kind  | receiver index |    counter     |  sealed packet   |   tag   |
 //!  +------+--------+----------------+----------------+------------------+---------+
 //! ```
 //!
 //! - **Keys** are bytes of the TLS exporter (RFC 8446 section 7.5), so that both sides have
 //!   them with the handshake and nothing is exchanged. Each direction and each cipher has
 //!   its own. The sender chooses the cipher, by its CPU.
+//! - **The kind** is the cipher's number, with [`ETHERNET`] if what is sealed is a frame and
+//!   no IP packet.
 //! - **The receiver index** is 48 bits of the exporter, too: it tells the receiver the peer
 //!   and the generation of its keys at once, and an observer neither.
 //! - **The counter** is the nonce. A [`Sealer`] gives each out once, to whichever thread
@@ -47,12 +49,39 @@ pub const SEALED_EXPORTER_LABEL: &[u8] = b"EXPORTER-anyhop-sealed-1";
 const MAX_PACKETS: u64 = 1 << 40;
 
 const SEALED: u8 = 0x02;
+/// In the kind of a sealed frame.
+const ETHERNET: u8 = 0x80;
 const INDEX_LEN: usize = 6;
 const KEY_LEN: usize = 32;
 const COUNTER_AT: usize = 8;
 
 /// Names keys at the side that receives under them.
 pub type ReceiverIndex = u64;
+
+/// What is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// An IP packet.
+    Ip,
+    /// An ethernet frame, without its checksum.
+    Ethernet,
+}
+
+impl Payload {
+    fn wire(self) -> u8 {
+        match self {
+            Self::Ip => 0,
+            Self::Ethernet => ETHERNET,
+        }
+    }
+
+    fn from_wire(kind: u8) -> Self {
+        match kind & ETHERNET {
+            0 => Self::Ip,
+            _ => Self::Ethernet,
+        }
+    }
+}
 
 /// How packets are sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +225,12 @@ impl Sealer {
     ///
     /// # Errors
     /// When the keys have sealed as many packets as they may; nothing is appended then.
-    pub fn seal(&self, packet: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Exhausted> {
+    pub fn seal(
+        &self,
+        payload: Payload,
+        packet: &[&[u8]],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Exhausted> {
         let taken = self
             .next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
@@ -206,7 +240,7 @@ impl Sealer {
         let start = out.len();
         out.extend_from_slice(&self.index.to_be_bytes());
         out[start] = SEALED;
-        out[start + 1] = self.cipher.wire();
+        out[start + 1] = self.cipher.wire() | payload.wire();
         out.extend_from_slice(&counter.to_be_bytes());
         packet.iter().for_each(|part| out.extend_from_slice(part));
         let (header, body) = out[start..].split_at_mut(SEALED_HEADER_LEN);
@@ -281,12 +315,13 @@ impl Opener {
     ///
     /// # Errors
     /// Why it is not opened. The bytes are of no use then.
-    pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+    pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<(Payload, &'a mut [u8]), OpenError> {
         if read_index(datagram) != Some(self.index) {
             return Err(OpenError::Malformed);
         }
         let (header, body) = datagram.split_at_mut(SEALED_HEADER_LEN);
-        let key = match Cipher::from_wire(header[1]) {
+        let payload = Payload::from_wire(header[1]);
+        let key = match Cipher::from_wire(header[1] & !ETHERNET) {
             Some(Cipher::Aes256Gcm) => &self.aes,
             Some(Cipher::ChaCha20Poly1305) => &self.chacha,
             None => return Err(OpenError::Malformed),
@@ -302,7 +337,7 @@ impl Opener {
         let packet = opened.map_err(|_| OpenError::NotAuthentic)?;
         let mut window = self.window.lock().expect("no holder panics");
         match window.note(counter) {
-            true => Ok(packet),
+            true => Ok((payload, packet)),
             false => Err(OpenError::Replayed),
         }
     }

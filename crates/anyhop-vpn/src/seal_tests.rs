@@ -19,7 +19,7 @@ fn pair(cipher: Cipher) -> (PacketKeys, PacketKeys) {
 
 fn seal(keys: &PacketKeys, packet: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    keys.sealer.seal(&[packet], &mut out).unwrap();
+    keys.sealer.seal(Payload::Ip, &[packet], &mut out).unwrap();
     out
 }
 
@@ -49,7 +49,7 @@ fn both_directions_and_ciphers_are_opened_by_the_other_side_once() {
             let mut again = sealed.clone();
             assert_eq!(sealed.len(), b"packet".len() + OVERHEAD);
             assert_eq!(read_index(&sealed), Some(to.opener.index()));
-            assert_eq!(to.opener.open(&mut sealed).unwrap(), b"packet");
+            assert_eq!(to.opener.open(&mut sealed).unwrap().1, b"packet");
             let replayed = to.opener.open(&mut again).unwrap_err();
             assert_eq!(replayed, OpenError::Replayed);
         }
@@ -66,9 +66,13 @@ fn parts_are_sealed_as_one_packet_behind_what_is_there() {
     let mut out = b"label".to_vec();
     client
         .sealer
-        .seal(&[b"head", b"", b"body"], &mut out)
+        .seal(Payload::Ethernet, &[b"head", b"", b"body"], &mut out)
         .unwrap();
-    assert_eq!(server.opener.open(&mut out[5..]).unwrap(), b"headbody");
+    let opened = server.opener.open(&mut out[5..]).unwrap();
+    assert_eq!(
+        (opened.0, &*opened.1),
+        (Payload::Ethernet, &b"headbody"[..])
+    );
 }
 
 #[test]
@@ -79,7 +83,7 @@ fn a_forged_packet_leaves_the_counter_to_the_authentic_one() {
     *forged.last_mut().unwrap() ^= 1;
     let refused = server.opener.open(&mut forged).unwrap_err();
     assert_eq!(refused, OpenError::NotAuthentic);
-    assert_eq!(server.opener.open(&mut sealed).unwrap(), b"packet");
+    assert_eq!(server.opener.open(&mut sealed).unwrap().1, b"packet");
 }
 
 #[test]
@@ -91,7 +95,7 @@ fn no_nonce_is_given_out_twice_and_none_above_the_limit() {
         let mut counters = Vec::new();
         loop {
             let mut out = Vec::new();
-            match client.sealer.seal(&[b"x"], &mut out) {
+            match client.sealer.seal(Payload::Ip, &[b"x"], &mut out) {
                 Ok(()) => counters.push(u64::from_be_bytes(out[8..16].try_into().unwrap())),
                 Err(Exhausted) => {
                     assert!(out.is_empty());
@@ -129,7 +133,7 @@ proptest! {
         let mut short = sealed[..cut.index(sealed.len())].to_vec();
         prop_assert!(server.opener.open(&mut short).is_err());
         let mut sealed = sealed;
-        prop_assert_eq!(server.opener.open(&mut sealed).unwrap(), &packet[..]);
+        prop_assert_eq!(server.opener.open(&mut sealed).unwrap().1, &packet[..]);
     }
 
     #[test]

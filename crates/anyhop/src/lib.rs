@@ -78,7 +78,9 @@ pub use private::{
 };
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
-pub use vpn::{VPN_MTU, Vpn, VpnConfig, VpnError, VpnOptions, VpnPeer, VpnPeerStatus, VpnStatus};
+pub use vpn::{
+    VPN_MTU, Vpn, VpnConfig, VpnError, VpnMode, VpnOptions, VpnPeer, VpnPeerStatus, VpnStatus,
+};
 
 /// Longest protocol name on the wire, bytes: an application's name and the network's
 /// prefix of 29 bytes in front of it.

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use anyhop_vpn::{Cipher, PacketKeys};
+use anyhop_vpn::{Cipher, PacketKeys, Payload};
 
 use crate::targets::{VPN_ADDRESSES, vpn_secret};
 
@@ -28,11 +28,27 @@ pub(crate) fn sealed_packets() -> Vec<Vec<u8>> {
     let seal = |cipher| {
         let keys = PacketKeys::new(&vpn_secret(), true, cipher);
         let mut out = Vec::new();
-        let sealed = keys.sealer.seal(&[&inner], &mut out);
+        let sealed = keys.sealer.seal(Payload::Ip, &[&inner], &mut out);
         sealed.expect("new keys seal");
         out
     };
     vec![seal(Cipher::Aes256Gcm), seal(Cipher::ChaCha20Poly1305)]
+}
+
+/// Frames of the host and of a member, one after the other; see `ethernet_frames`.
+pub(crate) fn ethernet_frames() -> Vec<Vec<u8>> {
+    let frame = |port: u8, to: u8, from: u8, kind: &[u8]| {
+        let mac = |n: u8| [2, 0, 0, 0, 0, n];
+        let packet = ip_packets().pop().expect("the IPv6 packet is the last");
+        let frame = [&mac(to)[..], &mac(from), kind, &packet].concat();
+        [&[port, frame.len() as u8][..], &frame].concat()
+    };
+    let ipv6 = [0x86, 0xdd];
+    let tagged = [0x81, 0, 0, 7, 0x86, 0xdd];
+    vec![
+        [frame(0, 2, 1, &ipv6), frame(1, 1, 2, &ipv6)].concat(),
+        frame(1, 1, 2, &tagged),
+    ]
 }
 
 /// Two TCP segments that follow each other, and the length of the first in front.

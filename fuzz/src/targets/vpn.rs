@@ -1,9 +1,10 @@
 //! Targets of the packet plane.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use anyhop_vpn::{
-    Cipher, Ingress, Merger, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN, Segments,
+    Cipher, Egress, Forward, Ingress, Merger, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN,
+    Segments, Switch, ethernet_header_len,
     ip::{self, MIN_MTU},
 };
 
@@ -22,6 +23,14 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address is written out above")
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is fuzzed takes the time as an argument, which has to come from somewhere"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
 /// A datagram for the packet plane; valid when it reaches the host.
 ///
 /// # Panics
@@ -35,7 +44,7 @@ pub fn sealed_packet(data: &[u8]) -> bool {
     ingress.set_routes(Arc::new(routes));
     ingress.add_keys(0, Arc::new(keys.opener));
     let mut datagram = data.to_vec();
-    let reached = match ingress.handle_datagram(&mut datagram) {
+    let reached = match ingress.handle_datagram(&mut datagram, start()) {
         None => false,
         Some(opened) => {
             let addresses = ip::addresses(opened.packet).expect("it was checked");
@@ -44,12 +53,47 @@ pub fn sealed_packet(data: &[u8]) -> bool {
         }
     };
     let mut again = data.to_vec();
-    assert_eq!(ingress.handle_datagram(&mut again), None, "twice");
+    assert_eq!(ingress.handle_datagram(&mut again, start()), None, "twice");
     let (_, packets, drops) = ingress.counters(0);
     let dropped = drops.iter().chain(ingress.drops().iter());
     assert_eq!(packets, u64::from(reached));
     assert_eq!(packets + dropped.map(|(_, n)| n).sum::<u64>(), 2);
     reached
+}
+
+/// Frames, each behind its port (0 is the host) and its length; valid when one that the host
+/// sends to a member goes to that one only.
+///
+/// # Panics
+/// When a property breaks.
+pub fn ethernet_frame(mut data: &[u8]) -> bool {
+    let (mut switch, now, mut found) = (Switch::default(), start(), false);
+    let mut egress = Egress::<()>::default();
+    (0..4).for_each(|slot| egress.add_peer(slot));
+    while let Some(([port, len], rest)) = data.split_first_chunk() {
+        let (frame, rest) = rest.split_at(usize::from(*len).min(rest.len()));
+        data = rest;
+        match port % 5 {
+            0 => match switch.from_host(frame, now) {
+                Ok(Forward::To(slot)) => {
+                    found = true;
+                    assert!(!switch.behind(slot, now).is_empty());
+                    let link = ethernet_header_len(frame);
+                    egress.handle_for(slot, frame, 0, link, frame.len());
+                }
+                Ok(Forward::All) | Err(_) => {}
+            },
+            // What a member may not claim, it is not found behind.
+            member => {
+                let slot = u32::from(member) - 1;
+                let before = switch.behind(slot, now).len();
+                let taken = switch.from_member(slot, frame, now).is_ok();
+                let after = switch.behind(slot, now).len();
+                assert!(after - before <= 1 && (!taken || after > 0));
+            }
+        }
+    }
+    found
 }
 
 /// Packets of a peer that may become one: any bytes, cut at any place. They are valid when

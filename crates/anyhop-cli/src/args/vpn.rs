@@ -19,6 +19,9 @@ pub(crate) enum VpnCommand {
 /// `vpn up`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VpnUpArgs {
+    /// Carry ethernet frames: the members are on one virtual switch. The same at all members
+    #[arg(long)]
+    pub(crate) l2: bool,
     /// Seconds after which the keys of a session that carries packets are replaced, at least 1
     #[arg(long, value_name = "S", default_value_t = 120.0, value_parser = parse_seconds)]
     pub(crate) rekey_after: f64,

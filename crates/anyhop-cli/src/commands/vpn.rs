@@ -16,6 +16,7 @@ pub(super) async fn run(context: &Context, command: VpnCommand) -> Result<(), Cl
     let report: VpnReport = match &command {
         VpnCommand::Up(args) => {
             let wanted = VpnUpAsk {
+                l2: args.l2,
                 rekey_after_s: args.rekey_after,
             };
             client.post("/v1/vpn/up", &wanted).await?

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhop::{HostJournal, Vpn, VpnOptions, VpnStatus};
+use anyhop::{HostJournal, Vpn, VpnMode, VpnOptions, VpnStatus};
 use tokio::sync::Mutex;
 
 use super::{Presence, events::Teller};
@@ -27,7 +27,16 @@ impl Presence {
         let network = self.private()?;
         let mut vpn = self.vpn.0.lock().await;
         let running = match vpn.take() {
-            Some(running) => running,
+            Some(running) => {
+                let mode = running.mode();
+                if mode != options.mode {
+                    *vpn = Some(running);
+                    let message = format!("the VPN that is up carries {}", carried(mode));
+                    let hint = "`anyhop vpn down` ends it; then it comes up as you like";
+                    return Err(CliError::new(Code::Refused, message).hint(hint));
+                }
+                running
+            }
             None => Vpn::start_in(&network, options)?,
         };
         let status = running.status();
@@ -82,6 +91,13 @@ impl Presence {
             network: self.name(),
             status,
         }
+    }
+}
+
+fn carried(mode: VpnMode) -> &'static str {
+    match mode {
+        VpnMode::L2 => "ethernet frames",
+        VpnMode::L3 => "IP packets",
     }
 }
 

@@ -25,6 +25,7 @@ mod symmetric;
 mod transfer;
 mod vpn;
 mod vpn_keys;
+mod vpn_switch;
 mod watched;
 mod world;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use anyhop_vpn::Drops;
 use serde::{Deserialize, Serialize};
 
-use super::{VPN_MTU, VpnConfig};
+use super::VpnConfig;
 use crate::PathInfo;
 
 /// A snapshot of a packet plane.
@@ -13,7 +13,7 @@ use crate::PathInfo;
 pub struct VpnStatus {
     /// Name of its interface.
     pub interface: String,
-    /// `l3`: IP packets.
+    /// `l3`: IP packets, `l2`: ethernet frames.
     pub mode: String,
     /// This node's IPv4 address on it.
     pub address4: Option<String>,
@@ -57,6 +57,9 @@ pub struct VpnPeerStatus {
     /// Times that the keys of the session with it were replaced.
     #[serde(default)]
     pub rekeys: u64,
+    /// The hardware addresses that were heard behind it; of a plane that carries frames.
+    #[serde(default)]
+    pub macs: Vec<String>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -70,10 +73,10 @@ impl VpnStatus {
         };
         Self {
             interface: interface.to_owned(),
-            mode: "l3".to_owned(),
+            mode: config.options.mode.as_str().to_owned(),
             address4: address(IpAddr::is_ipv4),
             address6: address(IpAddr::is_ipv6),
-            mtu: VPN_MTU,
+            mtu: config.options.mode.mtu(),
             note: note.map(str::to_owned),
             peers: Vec::new(),
             drops: BTreeMap::new(),

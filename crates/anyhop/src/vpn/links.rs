@@ -253,7 +253,8 @@ impl Links {
                 again = again.min(ready);
                 continue;
             }
-            held.extend(select(&plane, slot, state, current.as_ref(), now));
+            let frames = select(&plane, slot, state, current.as_ref(), now);
+            held.extend(frames.into_iter().map(|frame| (slot, frame)));
             note_use(&plane, slot, state, current.as_ref(), now);
             if let Some(conn) = current {
                 self.rekey_when_due(state, conn, now);
@@ -332,6 +333,7 @@ impl Links {
                 tx_packets: sent.1,
                 rx_packets: came.1,
                 rekeys,
+                macs: macs_behind(&plane, entry.slot),
                 drops: info::drop_counts(&[sent.2, came.2]),
             });
         }
@@ -344,9 +346,22 @@ fn apply_routes(plane: &Plane, peers: &Peers<State>) {
     plane.inbound().ingress.set_routes(peers.routes());
 }
 
+/// The hardware addresses behind a peer; none where packets are carried.
+fn macs_behind(plane: &Plane, slot: Slot) -> Vec<String> {
+    let now = Instant::now().into_std();
+    let macs = plane.switch().map(|switch| switch.behind(slot, now));
+    macs.into_iter()
+        .flatten()
+        .map(|mac| mac.to_string())
+        .collect()
+}
+
 fn forget(plane: &Plane, slot: Slot) {
     plane.egress().remove_peer(slot);
     plane.inbound().ingress.remove_peer(slot);
+    if let Some(mut switch) = plane.switch() {
+        switch.remove_member(slot);
+    }
 }
 
 /// Opens packets with a connection's keys, as they are now.

@@ -26,8 +26,11 @@ use std::{
 };
 
 use anyhop_base::PeerId;
-use anyhop_os::{StopFlag, Tun};
-use anyhop_vpn::{Ingress, MAX_PEERS, MAX_ROUTES_PER_PEER, Prefix, REKEY_AFTER, REKEY_INTERVAL};
+use anyhop_os::{StopFlag, Tun, TunKind};
+use anyhop_vpn::{
+    ETHERNET_HEADER_LEN, Ingress, MAX_PEERS, MAX_ROUTES_PER_PEER, Prefix, REKEY_AFTER,
+    REKEY_INTERVAL, Switch,
+};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +60,35 @@ pub struct VpnConfig {
     pub options: VpnOptions,
 }
 
+/// What a packet plane carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum VpnMode {
+    /// IP packets: each to the peer whose address it is for.
+    #[default]
+    L3,
+    /// Ethernet frames, of any protocol: the peers are ports of a switch.
+    L2,
+}
+
+impl VpnMode {
+    /// Its name in reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::L3 => "l3",
+            Self::L2 => "l2",
+        }
+    }
+
+    /// MTU of the interface, bytes: a frame has its header besides.
+    fn mtu(self) -> u16 {
+        match self {
+            Self::L3 => VPN_MTU,
+            Self::L2 => VPN_MTU - ETHERNET_HEADER_LEN as u16,
+        }
+    }
+}
+
 /// What can be chosen about a packet plane, whosever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -64,12 +96,15 @@ pub struct VpnOptions {
     /// Age at which the keys of a session that carries packets are replaced; at least
     /// [`REKEY_INTERVAL`](anyhop_vpn::REKEY_INTERVAL).
     pub rekey_after: Duration,
+    /// What is carried; the same at all peers.
+    pub mode: VpnMode,
 }
 
 impl Default for VpnOptions {
     fn default() -> Self {
         Self {
             rekey_after: REKEY_AFTER,
+            mode: VpnMode::default(),
         }
     }
 }
@@ -240,7 +275,15 @@ impl Vpn {
         let own = config.addresses.iter().map(|(ip, _)| *ip);
         let (dial, to_dial) = mpsc::channel(DIAL_QUEUE);
         let fabric = Arc::clone(&inner.fabric);
-        let plane = Arc::new(Plane::new(tun, fabric, Ingress::new(own), dial));
+        let switch = match config.options.mode {
+            VpnMode::L3 => None,
+            VpnMode::L2 => Some(Arc::<Mutex<Switch>>::default()),
+        };
+        let ingress = match &switch {
+            None => Ingress::new(own),
+            Some(switch) => Ingress::of_switch(Arc::clone(switch)),
+        };
+        let plane = Arc::new(Plane::new(tun, fabric, ingress, switch, dial));
         let stop_flag = Arc::new(StopFlag::new().map_err(failed)?);
         let (for_thread, flag) = (Arc::clone(&plane), Arc::clone(&stop_flag));
         let thread = thread::Builder::new().name(interface.clone());
@@ -290,6 +333,12 @@ impl Vpn {
         self.links.remove_peer(peer)
     }
 
+    /// What it carries.
+    #[must_use]
+    pub fn mode(&self) -> VpnMode {
+        self.config.options.mode
+    }
+
     /// What it does, and for whom.
     #[must_use]
     pub fn status(&self) -> VpnStatus {
@@ -328,9 +377,14 @@ fn make_interface(config: &mut VpnConfig, note: &mut Option<String>) -> Result<T
     let mut interface = String::new();
     for name in &config.interface {
         interface.clone_from(name);
-        let made = Tun::create(name);
+        let kind = match config.options.mode {
+            VpnMode::L3 => TunKind::Packets,
+            VpnMode::L2 => TunKind::Frames,
+        };
+        let made = Tun::create(name, kind);
         let made = made.and_then(|tun| {
-            let left_out = tun.configure(u32::from(VPN_MTU), &config.addresses)?;
+            let mtu = u32::from(config.options.mode.mtu());
+            let left_out = tun.configure(mtu, &config.addresses)?;
             Ok((tun, left_out))
         });
         match made {

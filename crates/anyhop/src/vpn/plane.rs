@@ -22,8 +22,9 @@ use std::{
 
 use anyhop_os::{StopFlag, Tun};
 use anyhop_vpn::{
-    Decision, DropReason, Egress, Exhausted, HeldFrame, Ingress, MAX_MERGED, Merger, OVERHEAD,
-    SEALED_HEADER_LEN, Sealer, Segments, Slot, VNET_HEADER_LEN, VnetHeader,
+    Decision, DropReason, Egress, Exhausted, Forward, HeldFrame, Ingress, MAX_MERGED, Merger,
+    OVERHEAD, Payload, SEALED_HEADER_LEN, Sealer, Segments, Slot, Switch, VNET_HEADER_LEN,
+    VnetHeader, ethernet_header_len,
 };
 use tokio::sync::mpsc;
 
@@ -47,6 +48,8 @@ pub(super) struct Plane {
     fabric: Arc<Fabric>,
     egress: Mutex<Egress<SocketAddr>>,
     ingress: Mutex<Inbound>,
+    /// Of a plane that carries frames.
+    switch: Option<Arc<Mutex<Switch>>>,
     dial: mpsc::Sender<Slot>,
 }
 
@@ -62,6 +65,7 @@ impl Plane {
         tun: Tun,
         fabric: Arc<Fabric>,
         ingress: Ingress,
+        switch: Option<Arc<Mutex<Switch>>>,
         dial: mpsc::Sender<Slot>,
     ) -> Self {
         Self {
@@ -72,8 +76,15 @@ impl Plane {
                 ingress,
                 merger: Merger::default(),
             }),
+            switch,
             dial,
         }
+    }
+
+    /// The switch, where frames are carried.
+    pub(super) fn switch(&self) -> Option<MutexGuard<'_, Switch>> {
+        let switch = self.switch.as_ref()?;
+        Some(switch.lock().expect("no holder panics"))
     }
 
     pub(super) fn egress(&self) -> MutexGuard<'_, Egress<SocketAddr>> {
@@ -85,10 +96,13 @@ impl Plane {
     }
 
     /// Sends packets that waited for their session.
-    pub(super) fn send_held(&self, frames: impl IntoIterator<Item = HeldFrame>) {
+    pub(super) fn send_held(&self, frames: impl IntoIterator<Item = (Slot, HeldFrame)>) {
         let mut batch = Batch::default();
-        for mut frame in frames {
-            self.take(&mut frame, &mut batch);
+        for (slot, mut frame) in frames {
+            match self.switch {
+                None => self.take(&mut frame, &mut batch),
+                Some(_) => self.take_for(slot, &mut frame, &mut batch),
+            }
         }
         self.flush(&mut batch);
     }
@@ -97,10 +111,14 @@ impl Plane {
     pub(super) fn run(&self, stop: &StopFlag) -> io::Result<()> {
         let mut frame = vec![0; MAX_FRAME];
         let mut batch = Batch::default();
+        let mut copy = Vec::new();
         while self.tun.wait(stop)? {
             for _ in 0..MAX_TAKEN {
                 match self.tun.read(&mut frame) {
-                    Ok(len) => self.take(&mut frame[..len], &mut batch),
+                    Ok(len) => match self.switch {
+                        None => self.take(&mut frame[..len], &mut batch),
+                        Some(_) => self.take_frame(&mut frame[..len], &mut copy, &mut batch),
+                    },
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                     Err(e) => return Err(e),
                 }
@@ -110,21 +128,73 @@ impl Plane {
         Ok(())
     }
 
-    /// Decides about one frame and puts what comes of it into the batch.
+    /// Decides about an ethernet frame, which may be for one peer or for all.
+    fn take_frame(&self, frame: &mut [u8], copy: &mut Vec<u8>, batch: &mut Batch) {
+        let ethernet = frame.get(VNET_HEADER_LEN..).unwrap_or_default();
+        let now = tokio::time::Instant::now().into_std();
+        let forward = self.switch().map(|mut s| s.from_host(ethernet, now));
+        match forward {
+            Some(Ok(Forward::To(slot))) => self.take_for(slot, frame, batch),
+            Some(Ok(Forward::All)) => {
+                let slots: Vec<Slot> = self.egress().slots().collect();
+                for slot in slots {
+                    // Cutting it changes it.
+                    copy.clear();
+                    copy.extend_from_slice(frame);
+                    self.take_for(slot, copy, batch);
+                }
+            }
+            Some(Err(reason)) => self.egress().refused(reason),
+            None => {}
+        }
+    }
+
+    /// Decides about an ethernet frame for one peer.
+    fn take_for(&self, slot: Slot, frame: &mut [u8], batch: &mut Batch) {
+        let Some((header, ethernet)) = VnetHeader::read(frame) else {
+            return;
+        };
+        let link = ethernet_header_len(ethernet);
+        let header = header.without_link(link);
+        let Some(packet) = ethernet.get(link..) else {
+            self.egress().refused(DropReason::Malformed);
+            return;
+        };
+        let len = link + header.cut_len(packet);
+        let mut egress = self.egress();
+        let decision = egress.handle_for(slot, frame, VNET_HEADER_LEN, link, len);
+        drop(egress);
+        self.carry(decision, header, frame, link, batch);
+    }
+
+    /// Decides about one packet and puts what comes of it into the batch.
     fn take(&self, frame: &mut [u8], batch: &mut Batch) {
         let Some((header, packet)) = VnetHeader::read(frame) else {
             return;
         };
         let len = header.cut_len(packet);
         let decision = self.egress().handle_frame(frame, VNET_HEADER_LEN, len);
+        self.carry(decision, header, frame, 0, batch);
+    }
+
+    /// Does what was decided about a packet behind `link` bytes of ethernet header.
+    fn carry(
+        &self,
+        decision: Decision<SocketAddr>,
+        header: VnetHeader,
+        frame: &mut [u8],
+        link: usize,
+        batch: &mut Batch,
+    ) {
         match decision {
             Decision::Send { slot, sealer, path } => {
-                let packet = &mut frame[VNET_HEADER_LEN..];
+                let (ethernet, packet) = frame[VNET_HEADER_LEN..].split_at_mut(link);
                 let Some(mut segments) = Segments::new(header, packet) else {
                     self.egress().dropped(slot, DropReason::Malformed, 1);
                     return;
                 };
-                while let Some(parts) = segments.next_packet() {
+                while let Some([headers, payload]) = segments.next_packet() {
+                    let parts = [&*ethernet, headers, payload];
                     self.put(parts, (slot, path), &sealer, batch);
                 }
             }
@@ -148,12 +218,12 @@ impl Plane {
     /// Seals a packet into the batch, and sends that before if the packet does not fit to it.
     fn put(
         &self,
-        packet: [&[u8]; 2],
+        packet: [&[u8]; 3],
         (slot, path): (Slot, SocketAddr),
         sealer: &Sealer,
         batch: &mut Batch,
     ) {
-        let len = packet[0].len() + packet[1].len();
+        let len = packet.iter().map(|part| part.len()).sum();
         if !batch.fits(slot, path, len) {
             self.flush(batch);
             let Some(way) = self.fabric.way(path) else {
@@ -162,7 +232,11 @@ impl Plane {
             };
             batch.begin(slot, path, way);
         }
-        if batch.seal(sealer, packet).is_err() {
+        let payload = match self.switch {
+            None => Payload::Ip,
+            Some(_) => Payload::Ethernet,
+        };
+        if batch.seal(sealer, payload, packet).is_err() {
             self.egress().dropped(slot, DropReason::Exhausted, 1);
         }
     }
@@ -234,16 +308,20 @@ impl SealedSink for Plane {
     fn receive(&self, batch: &mut [u8], stride: usize, header: usize) {
         let mut inbound = self.inbound();
         let Inbound { ingress, merger } = &mut *inbound;
+        let now = tokio::time::Instant::now().into_std();
         let mut last = None;
         let mut at = 0;
         while at < batch.len() {
             let end = (at + stride).min(batch.len());
             let start = (at + header).min(end);
-            if let Some(opened) = ingress.handle_datagram(&mut batch[start..end]) {
+            if let Some(opened) = ingress.handle_datagram(&mut batch[start..end], now) {
                 last = Some(opened.slot);
                 let first = start + SEALED_HEADER_LEN;
                 let packet = first..first + opened.packet.len();
-                merger.push(batch, packet);
+                match self.switch {
+                    None => merger.push(batch, packet),
+                    Some(_) => merger.push_whole(packet),
+                }
             }
             at = end;
         }
@@ -311,13 +389,18 @@ impl Batch {
         self.target = Some((slot, path, way));
     }
 
-    fn seal(&mut self, sealer: &Sealer, packet: [&[u8]; 2]) -> Result<(), Exhausted> {
+    fn seal(
+        &mut self,
+        sealer: &Sealer,
+        payload: Payload,
+        packet: [&[u8]; 3],
+    ) -> Result<(), Exhausted> {
         let Some((_, _, way)) = &self.target else {
             return Ok(());
         };
         let before = self.bytes.len();
         self.bytes.extend_from_slice(way.header());
-        if let Err(e) = sealer.seal(&packet, &mut self.bytes) {
+        if let Err(e) = sealer.seal(payload, &packet, &mut self.bytes) {
             self.bytes.truncate(before);
             return Err(e);
         }
@@ -327,7 +410,7 @@ impl Batch {
             _ => self.closed = len < self.stride,
         }
         self.packets += 1;
-        self.inner_bytes += (packet[0].len() + packet[1].len()) as u64;
+        self.inner_bytes += packet.iter().map(|part| part.len() as u64).sum::<u64>();
         Ok(())
     }
 
@@ -360,12 +443,16 @@ mod tests {
         assert!(batch.target().is_none(), "it is empty");
         for _ in 0..2 {
             assert!(batch.fits(1, path, 100));
-            batch.seal(&sealer, [&[], &[0; 100]]).unwrap();
+            batch
+                .seal(&sealer, Payload::Ip, [&[], &[], &[0; 100]])
+                .unwrap();
         }
         assert!(!batch.fits(2, path, 100), "another peer");
         assert!(!batch.fits(1, path, 101), "longer");
         assert!(batch.fits(1, path, 40));
-        batch.seal(&sealer, [&[0; 20], &[0; 20]]).unwrap();
+        batch
+            .seal(&sealer, Payload::Ethernet, [&[0; 10], &[0; 10], &[0; 20]])
+            .unwrap();
         assert!(!batch.fits(1, path, 40), "ended");
         assert_eq!(batch.bytes.len(), 240 + 3 * OVERHEAD);
         assert_eq!((batch.stride, batch.inner_bytes), (100 + OVERHEAD, 240));

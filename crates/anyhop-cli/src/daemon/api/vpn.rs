@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop::VpnOptions;
+use anyhop::{VpnMode, VpnOptions};
 use axum::{
     Json, Router,
     body::Body,
@@ -34,6 +34,9 @@ async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In, body: Body) -> 
     let wanted: VpnUpAsk = read_ask(body).await?;
     let presence = private(&daemon, presence)?;
     let mut options = VpnOptions::default();
+    if wanted.l2 {
+        options.mode = VpnMode::L2;
+    }
     options.rekey_after = Duration::try_from_secs_f64(wanted.rekey_after_s)
         .map_err(|e| CliError::usage(format!("rekey_after_s: {e}")))?;
     Ok(Json(presence.vpn_up(options).await?))
