@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::nft::{self, NftError};
+use crate::{
+    nft::{self, NftError},
+    resolver,
+};
 
 /// Where the kernel's settings are.
 const SYSCTL: &str = "/proc/sys";
@@ -34,6 +37,13 @@ pub enum HostChange {
         before: String,
         /// Its value since.
         after: String,
+    },
+    /// Lines at the beginning of the resolver's file.
+    ResolverLines {
+        /// The file, no symbolic link.
+        path: PathBuf,
+        /// The lines.
+        lines: String,
     },
 }
 
@@ -63,6 +73,14 @@ pub enum HostError {
         /// What the system said.
         source: io::Error,
     },
+    /// The resolver's file.
+    #[error("cannot write {}: {source}", path.display())]
+    Resolver {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl HostChange {
@@ -85,6 +103,12 @@ impl HostChange {
                 ))),
                 _ => set_sysctl(key, before).map(|()| Undone::Restored),
             },
+            Self::ResolverLines { path, lines } => {
+                resolver::remove_lines(path, lines).map_err(|source| HostError::Resolver {
+                    path: path.clone(),
+                    source,
+                })
+            }
         }
     }
 
@@ -96,6 +120,12 @@ impl HostChange {
         match self {
             Self::NftTable { .. } => Ok(()),
             Self::Sysctl { key, after, .. } => set_sysctl(key, after),
+            Self::ResolverLines { path, lines } => {
+                resolver::add_lines(path, lines).map_err(|source| HostError::Resolver {
+                    path: path.clone(),
+                    source,
+                })
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 //! ingress   from the wire to the interface
 //! offload   packets that are cut, and packets that become one
 //! overlay   which addresses the members of a network have
+//! names     the DNS zone of a network: what is answered to which question
 //! ```
 //!
 //! # Boundary
@@ -28,6 +29,7 @@ mod egress;
 mod ingress;
 pub mod ip;
 mod keyring;
+mod names;
 mod offload;
 mod overlay;
 mod routes;
@@ -38,6 +40,9 @@ mod window;
 pub use egress::{Decision, Egress, HeldFrame, MAX_HELD_BYTES, MAX_HELD_PER_PEER};
 pub use ingress::{Ingress, Opened};
 pub use keyring::{KEY_GRACE, Keyring, MAX_GENERATIONS, REKEY_AFTER, REKEY_INTERVAL, REKEY_RETRY};
+pub use names::{
+    Answer, MAX_UDP_ANSWER, NameZone, NamedMember, TOP_DOMAIN, Transport, dns_label, refuse,
+};
 pub use offload::{MAX_MERGED, Merger, Segments, VNET_HEADER_LEN, VnetHeader};
 pub use overlay::{Member, Overlay, V4_PREFIX_LEN, V6_PREFIX_LEN};
 pub use routes::{BadPrefix, Prefix, Routes};

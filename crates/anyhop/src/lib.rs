@@ -79,7 +79,8 @@ pub use private::{
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
 pub use vpn::{
-    VPN_MTU, Vpn, VpnConfig, VpnError, VpnMode, VpnOptions, VpnPeer, VpnPeerStatus, VpnStatus,
+    DNS_PORT, NameServer, NameServerConfig, VPN_MTU, Vpn, VpnConfig, VpnError, VpnMode, VpnOptions,
+    VpnPeer, VpnPeerStatus, VpnStatus,
 };
 
 /// Longest protocol name on the wire, bytes: an application's name and the network's

@@ -13,6 +13,7 @@
 
 mod info;
 mod links;
+mod names;
 mod peers;
 mod plane;
 pub(crate) mod rekey;
@@ -36,6 +37,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use info::{VpnPeerStatus, VpnStatus};
+pub use names::{DNS_PORT, NameServer, NameServerConfig};
 
 pub(crate) use self::links::Links;
 use self::plane::Plane;

@@ -20,6 +20,11 @@ pub(crate) struct NetworkOverlay {
 }
 
 impl NetworkOverlay {
+    /// The network's address space, of both families.
+    pub(crate) fn prefixes(&self) -> [Prefix; 2] {
+        [self.space.v4(), self.space.v6()]
+    }
+
     /// This node's addresses, each with the prefix that is routed to its interface: the
     /// network's, or for others just the address.
     pub(crate) fn own_addresses(&self, me: &VpnPeer) -> Vec<(IpAddr, Prefix)> {
