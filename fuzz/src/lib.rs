@@ -65,6 +65,7 @@ targets! {
     ethernet_frame: ethernet_frames,
     ip_packet: ip_packets,
     merged_packets: segments,
+    dns_query: dns_queries,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

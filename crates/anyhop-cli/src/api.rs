@@ -51,6 +51,9 @@ pub(crate) struct VpnUpAsk {
     pub(crate) l2: bool,
     /// Age of keys at which new ones are made, seconds.
     pub(crate) rekey_after_s: f64,
+    /// Whether names of members are not served.
+    #[serde(default)]
+    pub(crate) no_dns: bool,
 }
 
 /// The VPN of a network.
@@ -61,6 +64,23 @@ pub(crate) struct VpnReport {
     /// What it carries for whom.
     #[serde(flatten)]
     pub(crate) status: VpnStatus,
+    /// Who answers for the members' names; none where nobody does.
+    #[serde(default)]
+    pub(crate) dns: Option<DnsReport>,
+}
+
+/// Names of members.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DnsReport {
+    /// Where they are asked for, at port 53.
+    pub(crate) address: Option<String>,
+    /// What they end in.
+    pub(crate) domain: String,
+    /// How the host's resolver finds that: `systemd-resolved`, `resolv.conf` or `none`.
+    pub(crate) hook: String,
+    /// Why it does not.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
 }
 
 /// A peer and the paths to it.

@@ -260,6 +260,9 @@ pub(crate) struct UpArgs {
     /// Carry IP packets in every private network, as `vpn up` does. Needs CAP_NET_ADMIN
     #[arg(long)]
     pub(crate) vpn: bool,
+    /// Do not answer for names of members, and leave this host's resolver alone
+    #[arg(long)]
+    pub(crate) no_dns: bool,
 }
 
 /// A peer alone.

@@ -100,8 +100,9 @@ fn bad_arguments(e: &clap::Error) -> ExitCode {
 
 fn start_logging(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
-        1 => "warn,anyhop=info",
+        // What a message of others is wrong with is no warning for anybody here.
+        0 => "warn,hickory_proto=error",
+        1 => "warn,hickory_proto=error,anyhop=info",
         2 => "info,anyhop=debug",
         _ => "debug,anyhop=trace",
     };

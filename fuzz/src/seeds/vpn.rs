@@ -64,3 +64,28 @@ pub(crate) fn segments() -> Vec<Vec<u8>> {
     };
     vec![[vec![60], segment(0), segment(1)].concat()]
 }
+
+/// A name's labels, the type asked for, and whether there is an OPT record.
+pub(crate) fn dns_queries() -> Vec<Vec<u8>> {
+    let query = |labels: &[&str], kind: u8, extended: bool| {
+        let mut out = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(extended)];
+        for label in labels {
+            out.push(label.len() as u8);
+            out.extend(label.as_bytes());
+        }
+        out.extend([0, 0, kind, 0, 1]);
+        if extended {
+            out.extend([0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+        }
+        out
+    };
+    let zeros = ["0"; 15];
+    let reverse = [&["1"], &zeros[..], &zeros[..14], &["d", "f", "ip6", "arpa"]].concat();
+    vec![
+        query(&["laptop", "home", "anyhop"], 1, false),
+        query(&["LapTop", "home", "anyhop"], 28, true),
+        query(&["home", "anyhop"], 6, false),
+        query(&reverse, 12, true),
+        query(&["example", "org"], 1, false),
+    ]
+}

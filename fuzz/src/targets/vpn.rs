@@ -2,10 +2,13 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
+use anyhop_base::Keypair;
 use anyhop_vpn::{
-    Cipher, Egress, Forward, Ingress, Merger, PacketKeys, Prefix, Routes, SEALED_SECRET_LEN,
-    Segments, Switch, ethernet_header_len,
+    Answer, Cipher, Egress, Forward, Ingress, MAX_UDP_ANSWER, Merger, NameZone, NamedMember,
+    PacketKeys, Prefix, Routes, SEALED_SECRET_LEN, Segments, Switch, Transport,
+    ethernet_header_len,
     ip::{self, MIN_MTU},
+    refuse,
 };
 
 /// Addresses of the peer and of this host.
@@ -146,4 +149,39 @@ pub fn ip_packet(data: &[u8]) -> bool {
         assert_eq!(ip::too_big(&answer, MIN_MTU), None, "no error about errors");
     }
     true
+}
+
+/// A DNS message as it comes in a datagram; valid when it asks for what is there, or for what is
+/// none of the network's.
+///
+/// # Panics
+/// When a property breaks.
+pub fn dns_query(data: &[u8]) -> bool {
+    /// Response and code, of a message's third and fourth byte.
+    const RESPONSE: u8 = 0x80;
+    const CODE: u8 = 0x0f;
+    let key = Keypair::ed25519_from_bytes([2; 32]).expect("32 bytes are a key");
+    let member = NamedMember {
+        peer: key.public().to_peer_id(),
+        name: "laptop".to_owned(),
+        addresses: VPN_ADDRESSES.map(address).to_vec(),
+    };
+    let prefix = Prefix::new(address("fd00::"), 64).expect("a length that IPv6 has");
+    let zone = NameZone::new("home", &[prefix], &[member], 1);
+    let refused = refuse(data);
+    let (reply, valid) = match zone.answer(data, Transport::Udp) {
+        Answer::Reply(reply) => (Some(reply), false),
+        Answer::Outside => {
+            assert!(refused.is_some(), "what is asked can be refused");
+            (None, true)
+        }
+        Answer::Nothing => (None, false),
+    };
+    for reply in [&reply, &refused].into_iter().flatten() {
+        assert!(reply.len() <= usize::from(MAX_UDP_ANSWER));
+        assert_eq!(reply[..2], data[..2]);
+        assert!(reply[2] & RESPONSE != 0);
+        assert_eq!(zone.answer(reply, Transport::Udp), Answer::Nothing);
+    }
+    valid || reply.is_some_and(|reply| reply[3] & CODE == 0)
 }

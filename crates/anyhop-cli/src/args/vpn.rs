@@ -25,4 +25,7 @@ pub(crate) struct VpnUpArgs {
     /// Seconds after which the keys of a session that carries packets are replaced, at least 1
     #[arg(long, value_name = "S", default_value_t = 120.0, value_parser = parse_seconds)]
     pub(crate) rekey_after: f64,
+    /// Do not answer for the members' names, and leave this host's resolver alone
+    #[arg(long)]
+    pub(crate) no_dns: bool,
 }

@@ -43,6 +43,7 @@ pub(super) async fn run(
         networks,
         config,
         vpn: args.vpn,
+        dns: !args.no_dns,
     };
     daemon::run(state_dir, settings, output, tell).await
 }

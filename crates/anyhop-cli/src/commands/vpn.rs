@@ -18,6 +18,7 @@ pub(super) async fn run(context: &Context, command: VpnCommand) -> Result<(), Cl
             let wanted = VpnUpAsk {
                 l2: args.l2,
                 rekey_after_s: args.rekey_after,
+                no_dns: args.no_dns,
             };
             client.post("/v1/vpn/up", &wanted).await?
         }
@@ -39,6 +40,16 @@ fn text(report: &VpnReport) -> String {
     }
     if let Some(note) = &status.note {
         let _ = write!(out, "\n{:12} {note}", "note");
+    }
+    if let Some(dns) = &report.dns {
+        let asked = match dns.hook.as_str() {
+            "none" => "not asked by this host's resolver".to_owned(),
+            hook => format!("asked by way of {hook}"),
+        };
+        let _ = write!(out, "\n{:12} MEMBER.{}, {asked}", "names", dns.domain);
+        if let Some(note) = &dns.note {
+            let _ = write!(out, "\n{:12} {note}", "note");
+        }
     }
     for peer in &status.peers {
         let _ = write!(out, "\n{}", peer_text(peer));

@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     /// Whether IP packets are carried in private networks from the start.
     pub(crate) vpn: bool,
+    /// Whether names of members are served where packets are carried.
+    pub(crate) dns: bool,
 }
 
 impl Settings {
@@ -268,7 +270,11 @@ impl Daemon {
             self.tasks.spawn(admission);
         }
         if self.settings.vpn && presence.node.private_network().is_some() {
-            let raise = vpn::raise(self.teller.clone(), Arc::clone(&presence));
+            let raise = vpn::raise(
+                self.teller.clone(),
+                Arc::clone(&presence),
+                self.settings.dns,
+            );
             presence.tasks.spawn(raise);
         }
         self.networks.insert(Arc::clone(&presence));
@@ -496,7 +502,7 @@ pub(super) async fn to_the_end<T: Send + 'static>(
 }
 
 /// Runs what waits for the disk, or computes for long, where that holds nobody up.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, CliError> {
     let done = tokio::task::spawn_blocking(work).await;

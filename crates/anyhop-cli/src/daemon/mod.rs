@@ -18,6 +18,7 @@
 //! bench     `bench`, both sides
 //! trace     `trace`: rounds put together
 //! vpn       IP packets of private networks
+//! names     names of their members, for the host's resolver
 //! ```
 //!
 //! Networks share nothing but the process, the key and the state directory. Every upgraded
@@ -32,6 +33,7 @@ mod forward;
 mod inbox;
 mod join;
 mod listen;
+mod names;
 mod networks;
 mod pipe;
 mod presence;

@@ -10,6 +10,7 @@ use super::{
     bench::{self, BenchGate},
     forward::{self, Exposed},
     inbox::Inbox,
+    names::NamesSwitch,
     vpn::VpnSwitch,
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) struct Presence {
     pub(super) journal: Arc<HostJournal>,
     /// IP packets of a private network.
     pub(super) vpn: VpnSwitch,
+    /// Names of its members.
+    pub(super) names: NamesSwitch,
     /// What ends when the network is left.
     pub(super) tasks: Tasks,
 }
@@ -55,6 +58,7 @@ impl Presence {
             bench: Arc::default(),
             journal,
             vpn: VpnSwitch::default(),
+            names: NamesSwitch::default(),
             tasks,
         };
         let taken = |e: anyhop::ProtocolTaken| CliError::new(Code::Failed, e.to_string());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhop::{HostJournal, Vpn, VpnMode, VpnOptions, VpnStatus};
 use tokio::sync::Mutex;
 
-use super::{Presence, events::Teller};
+use super::{Presence, enter::blocking, events::Teller};
 use crate::{
     api::VpnReport,
     error::{CliError, Code},
@@ -23,7 +23,11 @@ impl VpnSwitch {
 
 impl Presence {
     /// Carries IP packets; once more changes nothing.
-    pub(super) async fn vpn_up(&self, options: VpnOptions) -> Result<VpnReport, CliError> {
+    pub(super) async fn vpn_up(
+        &self,
+        options: VpnOptions,
+        dns: bool,
+    ) -> Result<VpnReport, CliError> {
         let network = self.private()?;
         let mut vpn = self.vpn.0.lock().await;
         let running = match vpn.take() {
@@ -41,7 +45,10 @@ impl Presence {
         };
         let status = running.status();
         *vpn = Some(running);
-        Ok(self.vpn_report(status))
+        if dns {
+            self.names_up(&status).await;
+        }
+        Ok(self.vpn_report(status).await)
     }
 
     /// Carries none any more.
@@ -54,6 +61,7 @@ impl Presence {
     /// Ends it if it is up, and returns when the interface is gone and the host as it was.
     pub(super) async fn vpn_stop(&self) {
         let mut vpn = self.vpn.0.lock().await;
+        self.names_down().await;
         if let Some(vpn) = vpn.take() {
             vpn.stop().await;
         }
@@ -63,18 +71,25 @@ impl Presence {
 
     /// Whose changes of the host are written down as this network's for a purpose; they are
     /// undone when its VPN stops.
-    #[expect(dead_code, reason = "firewall, names and ports are on their way")]
     pub(super) fn host_owner(&self, purpose: &str) -> String {
         format!("{}/{purpose}", self.id())
     }
 
     /// Changes the host, where that holds nobody up; tells what is not as it should be.
     async fn on_host(&self, work: impl FnOnce(&HostJournal) -> Vec<String> + Send + 'static) {
-        let journal = Arc::clone(&self.journal);
-        let told = tokio::task::spawn_blocking(move || work(&journal)).await;
+        let told = self.with_journal(work).await;
         for told in told.unwrap_or_default() {
             tracing::warn!("{told}");
         }
+    }
+
+    /// Changes the host, or undoes that, where it holds nobody up.
+    pub(super) async fn with_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&HostJournal) -> T + Send + 'static,
+    ) -> Result<T, CliError> {
+        let journal = Arc::clone(&self.journal);
+        blocking(move || work(&journal)).await
     }
 
     /// What is carried for whom.
@@ -83,13 +98,14 @@ impl Presence {
             let message = format!("no VPN is up in the network {}", self.name());
             CliError::new(Code::Refused, message).hint("`anyhop vpn up` starts one")
         })?;
-        Ok(self.vpn_report(status))
+        Ok(self.vpn_report(status).await)
     }
 
-    fn vpn_report(&self, status: VpnStatus) -> VpnReport {
+    async fn vpn_report(&self, status: VpnStatus) -> VpnReport {
         VpnReport {
             network: self.name(),
             status,
+            dns: self.names.report().await,
         }
     }
 }
@@ -102,14 +118,14 @@ fn carried(mode: VpnMode) -> &'static str {
 }
 
 /// Carries IP packets as soon as this node is a member.
-pub(super) async fn raise(teller: Teller, presence: Arc<Presence>) {
+pub(super) async fn raise(teller: Teller, presence: Arc<Presence>, dns: bool) {
     let Some(network) = presence.node.private_network() else {
         return;
     };
     if network.joined().await.is_err() {
         return;
     }
-    if let Err(error) = presence.vpn_up(VpnOptions::default()).await {
+    if let Err(error) = presence.vpn_up(VpnOptions::default(), dns).await {
         teller.network_failed(&presence.name(), &error.context("its VPN is not up"));
     }
 }

@@ -19,6 +19,7 @@ mod lan;
 mod mapping;
 mod matrix;
 mod moving;
+mod names;
 mod networks;
 mod node;
 mod symmetric;

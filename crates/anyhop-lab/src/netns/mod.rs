@@ -90,6 +90,7 @@ fn try_out() -> Option<String> {
         Err(e) => return Some(format!("no namespace can be made: {e}")),
     };
     let works = probe.nft("add table ip probe");
+    namespace::remove_etc(&name);
     let removed = ip(&["netns", "del", &name]);
     match works.and(removed) {
         Ok(_) => None,
@@ -409,6 +410,7 @@ fn remove(name: &str) {
             let _ = checked(Command::new("kill").args(["-KILL", pid]));
         }
     }
+    namespace::remove_etc(name);
     if let Err(e) = ip(&["netns", "del", name]) {
         tracing::warn!("namespace {name} stays behind: {e}");
     }

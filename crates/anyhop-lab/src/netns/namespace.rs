@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -18,6 +18,11 @@ pub(super) const ETH0: &str = "eth0";
 
 /// The link address of every bridge, each of which is alone in its network.
 const BRIDGE_MAC: &str = "02:61:6e:79:68:01";
+
+/// Where `ip netns exec` finds what is to be in place of files in `/etc`.
+const ETC: &str = "/etc/netns";
+/// The resolver's file at first: nobody answers there.
+const RESOLV_CONF: &str = "nameserver 192.0.2.53\n";
 
 /// Which addresses a host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,7 @@ impl Namespace {
             device: ETH0,
             uplink: Uplink::default(),
         };
+        made.give_resolv_conf()?;
         made.ip(&["link", "set", "lo", "up"])?;
         // Without IPv6, link-local addresses would only be noise.
         let off = if families.v6() { "0" } else { "1" };
@@ -112,6 +118,23 @@ impl Namespace {
     #[must_use]
     pub fn v6(&self) -> Option<Ipv6Addr> {
         self.uplink.v6
+    }
+
+    /// What programs in it have for `/etc/resolv.conf`, which is its own: what a daemon does
+    /// to its host's resolver would meet the real one otherwise.
+    #[must_use]
+    pub fn resolv_conf(&self) -> PathBuf {
+        etc(&self.name).join("resolv.conf")
+    }
+
+    fn give_resolv_conf(&self) -> Result<(), LabError> {
+        let path = self.resolv_conf();
+        let made = std::fs::create_dir_all(etc(&self.name));
+        let made = made.and_then(|()| std::fs::write(&path, RESOLV_CONF));
+        made.map_err(|source| LabError::Run {
+            what: format!("making {}", path.display()),
+            source,
+        })
     }
 
     /// Its addresses.
@@ -302,4 +325,16 @@ impl Namespace {
         let mut command = self.command("nft");
         checked_with(command.args(["-f", "-"]), script)
     }
+}
+
+/// Files in place of those in `/etc`, for programs in a namespace.
+fn etc(namespace: &str) -> PathBuf {
+    Path::new(ETC).join(namespace)
+}
+
+/// Removes them.
+pub(super) fn remove_etc(namespace: &str) {
+    let _ = std::fs::remove_dir_all(etc(namespace));
+    // Stays where others have files in it.
+    let _ = std::fs::remove_dir(ETC);
 }

@@ -39,7 +39,11 @@ async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In, body: Body) -> 
     }
     options.rekey_after = Duration::try_from_secs_f64(wanted.rekey_after_s)
         .map_err(|e| CliError::usage(format!("rekey_after_s: {e}")))?;
-    Ok(Json(presence.vpn_up(options).await?))
+    Ok(Json(
+        presence
+            .vpn_up(options, !wanted.no_dns && daemon.settings.dns)
+            .await?,
+    ))
 }
 
 async fn down(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
