@@ -13,6 +13,7 @@
 //! offload   packets that are cut, and packets that become one
 //! overlay   which addresses the members of a network have
 //! names     the DNS zone of a network: what is answered to which question
+//! firewall  which packets may pass
 //! ```
 //!
 //! # Boundary
@@ -26,6 +27,7 @@
 //! - knows the QUIC engine: a path is an opaque value to it.
 
 mod egress;
+pub mod firewall;
 mod ingress;
 pub mod ip;
 mod keyring;
@@ -98,6 +100,8 @@ pub enum DropReason {
     AddressInUse,
     /// One of the two carries IP packets, the other one frames.
     OtherMode,
+    /// The firewall does not let it pass.
+    Firewall,
     /// The interface takes no more now.
     InterfaceBusy,
 }
@@ -121,6 +125,7 @@ impl DropReason {
             Self::NotForMembers => "not_for_members",
             Self::AddressInUse => "address_in_use",
             Self::OtherMode => "other_mode",
+            Self::Firewall => "firewall",
             Self::InterfaceBusy => "interface_busy",
         }
     }
