@@ -64,6 +64,7 @@ targets! {
     sealed_packet: sealed_packets,
     ethernet_frame: ethernet_frames,
     ip_packet: ip_packets,
+    firewall_packet: firewall_packets,
     merged_packets: segments,
     dns_query: dns_queries,
 }

@@ -35,7 +35,9 @@ pub(crate) use network::{
     statement_payloads,
 };
 
-pub(crate) use vpn::{dns_queries, ethernet_frames, ip_packets, sealed_packets, segments};
+pub(crate) use vpn::{
+    dns_queries, ethernet_frames, firewall_packets, ip_packets, sealed_packets, segments,
+};
 
 const V4: &str = "192.0.2.1:4001";
 const V6: &str = "[2001:db8::1]:4001";

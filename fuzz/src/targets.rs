@@ -34,7 +34,8 @@ pub use network::{
 };
 
 pub use vpn::{
-    VPN_ADDRESSES, dns_query, ethernet_frame, ip_packet, merged_packets, sealed_packet, vpn_secret,
+    VPN_ADDRESSES, dns_query, ethernet_frame, firewall_packet, ip_packet, merged_packets,
+    sealed_packet, vpn_secret,
 };
 
 /// The time at which records are read.

@@ -23,10 +23,12 @@
 //! POST /v1/vpn/down                   VpnReport
 //! ```
 //!
-//! Each takes `?network=NAME`; those of private networks are in [`network`]. Upgraded
+//! Each takes `?network=NAME`; those of private networks are in [`network`], of
+//! firewalls in [`firewall`]. Upgraded
 //! connections speak frames, see [`crate::frame`]. Errors are
 //! `{"error":{"code","message","hint"}}`.
 
+pub(crate) mod firewall;
 pub(crate) mod network;
 
 use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId, VpnStatus};

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod firewall;
 mod network;
 mod vpn;
 
@@ -11,6 +12,7 @@ use clap::{
     builder::{OsStringValueParser, TypedValueParser as _},
 };
 
+pub(crate) use firewall::{DefaultArgs, FirewallCommand, OneWayArg, RuleArgs, TestArgs};
 pub(crate) use network::{
     AdminArgs, AdminChange, CreateArgs, ExportArgs, ImportArgs, InviteArgs, JoinArgs, LeaveArgs,
     NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RenewArgs, RotateArgs, SetArgs,
@@ -124,6 +126,11 @@ pub(crate) enum Command {
     Vpn {
         #[command(subcommand)]
         command: VpnCommand,
+    },
+    /// Which packets of members reach this host, and which of its reach them
+    Firewall {
+        #[command(subcommand)]
+        command: FirewallCommand,
     },
     /// Names for peers
     Name {

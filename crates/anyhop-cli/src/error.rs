@@ -6,8 +6,8 @@
 use std::fmt;
 
 use anyhop::{
-    DialError, ErrorKind, JoinError, JournalError, MessageError, NetworkError, StartError,
-    StoreError, StreamError, VpnError,
+    BadRule, DialError, ErrorKind, JoinError, JournalError, MembershipError, MessageError,
+    NetworkError, StartError, StoreError, StreamError, VpnError,
 };
 use anyhop_os::{HostError, nft::NftError};
 use axum::http::StatusCode;
@@ -256,6 +256,10 @@ impl From<NetworkError> for CliError {
                 Code::Usage,
                 "`anyhop network requests NAME` lists who waits",
             ),
+            NetworkError::Membership(MembershipError::NoRule(_)) => (
+                e.kind().into(),
+                "`anyhop firewall list` shows the rules with their ids",
+            ),
             NetworkError::Membership(_) => (
                 e.kind().into(),
                 "`anyhop network members NAME` lists who is a member, and as what",
@@ -271,6 +275,12 @@ impl From<NetworkError> for CliError {
             _ => return Self::new(e.kind().into(), e.to_string()),
         };
         Self::new(code, e.to_string()).hint(hint)
+    }
+}
+
+impl From<BadRule> for CliError {
+    fn from(e: BadRule) -> Self {
+        Self::usage(e.to_string())
     }
 }
 

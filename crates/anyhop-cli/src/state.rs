@@ -6,7 +6,8 @@
 //! control.sock  the daemon's control API, mode 0600
 //! names         names for peers, `name = PeerId` lines
 //! host          what the daemon changed on the host (anyhop), while it is changed
-//! networks/ID/  a network: `network` (anyhop) of a private one, or `public`; `listen` addresses
+//! networks/ID/  a network: `network` (anyhop) of a private one, or `public`; `listen` addresses,
+//!               `firewall` rules
 //! ```
 
 use std::{

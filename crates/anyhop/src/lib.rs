@@ -44,14 +44,17 @@ mod vpn;
 
 pub use anyhop_base::{BadRule, Direction, Ports, Protocol, Role, Rule, Verdict, Who};
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
-pub use anyhop_proto::network::membership::PolicyChange;
+pub use anyhop_proto::network::membership::{MembershipError, PolicyChange};
 pub use anyhop_proto::network::statement::{
     BadMemberName, MAX_POLICY_RULES, MemberName, OptOuts, Policy, PolicyRule,
 };
 pub use anyhop_proto::network::swarm::{
     Epoch, KeyRing, MadeUnder, Standing, SwarmKey, SwarmKeyTextError,
 };
-pub use anyhop_vpn::{BadPrefix, Prefix};
+pub use anyhop_vpn::{
+    BadPrefix, Prefix,
+    firewall::{Caller, MAX_LOCAL_RULES, Opening, RuleSet, RuleSource, Rules, Ruling},
+};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
     Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,

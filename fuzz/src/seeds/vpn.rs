@@ -23,6 +23,19 @@ pub(crate) fn ip_packets() -> Vec<Vec<u8>> {
     vec![v4, echo, v6]
 }
 
+/// Those, TCP, a first fragment, and a UDP packet behind an IPv6 extension header.
+pub(crate) fn firewall_packets() -> Vec<Vec<u8>> {
+    let mut packets = ip_packets();
+    let mut tcp = packets[0].clone();
+    (tcp[9], tcp[33]) = (6, 2);
+    let mut fragment = packets[0].clone();
+    fragment[6] = 0x20;
+    let mut extended = packets[2].clone();
+    (extended[6], extended[40]) = (60, 17);
+    packets.extend([tcp, fragment, extended]);
+    packets
+}
+
 pub(crate) fn sealed_packets() -> Vec<Vec<u8>> {
     let inner = ip_packets().pop().expect("the IPv6 packet is the last");
     let seal = |cipher| {

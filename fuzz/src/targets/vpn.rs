@@ -2,11 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use anyhop_base::Keypair;
+use anyhop_base::{Direction, Keypair, Verdict};
 use anyhop_vpn::{
     Answer, Cipher, Egress, Forward, Ingress, MAX_UDP_ANSWER, Merger, NameZone, NamedMember,
     PacketKeys, Prefix, Routes, SEALED_SECRET_LEN, Segments, Switch, Transport,
     ethernet_header_len,
+    firewall::{Caller, Firewall, RuleSet, Rules},
     ip::{self, MIN_MTU},
     refuse,
 };
@@ -184,4 +185,35 @@ pub fn dns_query(data: &[u8]) -> bool {
         assert_eq!(zone.answer(reply, Transport::Udp), Answer::Nothing);
     }
     valid || reply.is_some_and(|reply| reply[3] & CODE == 0)
+}
+
+/// A packet at a firewall that lets nothing in but answers; whether it may go out.
+///
+/// # Panics
+/// When a property breaks.
+#[expect(clippy::disallowed_methods, reason = "a start for a clock of its own")]
+pub fn firewall_packet(data: &[u8]) -> bool {
+    let caller = Caller {
+        peer: super::signer().public().to_peer_id(),
+        name: "laptop".to_owned(),
+        role: None,
+    };
+    let mut firewall = Firewall::new(Rules {
+        local: RuleSet {
+            default: Some(Verdict::Deny),
+            rules: Vec::new(),
+        },
+        ..Rules::default()
+    });
+    firewall.set_peer(1, caller);
+    let now = Instant::now();
+    assert!(
+        !firewall.admits(now, Direction::In, 1, data),
+        "nobody asked"
+    );
+    let out = firewall.admits(now, Direction::Out, 1, data);
+    assert_eq!(firewall.admits(now, Direction::Out, 1, data), out);
+    assert!(firewall.flows() <= 1);
+    assert!(!out || ip::addresses(data).is_some());
+    out
 }

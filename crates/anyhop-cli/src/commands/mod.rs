@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod expose;
+mod firewall;
 mod forward;
 mod id;
 mod lab;
@@ -99,6 +100,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&context, &args).await,
         Command::Network { command } => network::run(context, command).await,
         Command::Name { command } => name::run(&context, command).await,
+        Command::Firewall { command } => firewall::run(&context, command).await,
         Command::Vpn { command } => vpn::run(&context, command).await,
         Command::Up(_) | Command::Completions { .. } | Command::Demo | Command::Lab { .. } => {
             Ok(())

@@ -3,6 +3,7 @@
 //! Which network a request is about is said in its query, `network=NAME`, and read in one
 //! place: [`In`].
 
+mod firewall;
 mod network;
 mod vpn;
 
@@ -61,6 +62,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/bench/{peer}", post(bench))
         .merge(network::routes())
         .merge(vpn::routes())
+        .merge(firewall::routes())
         .fallback(no_such_route)
         .with_state(daemon)
 }

@@ -18,6 +18,7 @@
 //! bench     `bench`, both sides
 //! trace     `trace`: rounds put together
 //! vpn       IP packets of private networks
+//! firewall  which of them pass
 //! names     names of their members, for the host's resolver
 //! ```
 //!
@@ -29,6 +30,7 @@ mod api;
 mod bench;
 mod enter;
 mod events;
+mod firewall;
 mod forward;
 mod inbox;
 mod join;

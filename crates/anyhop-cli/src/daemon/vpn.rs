@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhop::{HostJournal, Vpn, VpnMode, VpnOptions, VpnStatus};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Presence, enter::blocking, events::Teller};
 use crate::{
@@ -16,6 +16,11 @@ use crate::{
 pub(super) struct VpnSwitch(Mutex<Option<Vpn>>);
 
 impl VpnSwitch {
+    /// Keeps it as it is meanwhile.
+    pub(super) async fn lock(&self) -> MutexGuard<'_, Option<Vpn>> {
+        self.0.lock().await
+    }
+
     async fn status(&self) -> Option<VpnStatus> {
         self.0.lock().await.as_ref().map(Vpn::status)
     }
@@ -41,7 +46,7 @@ impl Presence {
                 }
                 running
             }
-            None => Vpn::start_in(&network, options)?,
+            None => Vpn::start_in(&network, options, self.local_rules()?.set)?,
         };
         let status = running.status();
         *vpn = Some(running);

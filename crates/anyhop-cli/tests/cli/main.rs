@@ -2,6 +2,7 @@
 //! that use them.
 
 mod bench;
+mod firewall;
 mod forwarding;
 mod harness;
 mod kills;

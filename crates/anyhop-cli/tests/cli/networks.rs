@@ -27,7 +27,12 @@ fn invite(daemon: &Daemon, network: &str, options: &[&str]) -> String {
 
 /// Waits until a command's JSON is as it should be.
 #[track_caller]
-fn until(daemon: &Daemon, args: &[&str], what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn until(
+    daemon: &Daemon,
+    args: &[&str],
+    what: &str,
+    holds: impl Fn(&Value) -> bool,
+) -> Value {
     let deadline = Deadline::new();
     loop {
         let value = daemon.command(args).ok().json();
@@ -43,7 +48,7 @@ fn epoch_of(show: &Value) -> u64 {
 }
 
 /// An owner's daemon in the network `lab`, and a member's.
-fn two() -> (Daemon, Daemon) {
+pub(crate) fn two() -> (Daemon, Daemon) {
     let owner = Daemon::start(&[]);
     owner.command(&["network", "create", "lab"]).ok();
     let member = Daemon::start(&[]);

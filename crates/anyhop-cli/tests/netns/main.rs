@@ -14,6 +14,7 @@ mod blocked;
 mod chain;
 mod cone;
 mod families;
+mod firewall;
 mod killed_relay;
 mod lan;
 mod mapping;

@@ -73,7 +73,7 @@ pub(crate) fn peer<'a>(status: &'a Value, peer: &str) -> &'a Value {
 }
 
 /// Sends an ICMP echo request, and waits for its answer.
-fn echo(to: IpAddr, sequence: u8) -> io::Result<()> {
+pub(crate) fn echo(to: IpAddr, sequence: u8) -> io::Result<()> {
     let (family, protocol, ask, answer, header) = match to {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, 8, 0, 20),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, 128, 129, 0),

@@ -32,12 +32,15 @@ use self::{
     conntrack::{Flows, Key, Stage},
     packet::{FragmentId, Part, Seen},
 };
-use crate::Slot;
+use crate::{Slot, ethernet_header_len, ip::be16};
 
 /// Most rules of one host.
 pub const MAX_LOCAL_RULES: usize = 256;
 /// Packets of a peer of which later fragments may still come.
 const MAX_FRAGMENTED: usize = 32;
+const ETHERTYPE_V4: &[u8] = &[0x08, 0x00];
+const ETHERTYPE_V6: &[u8] = &[0x86, 0xdd];
+const V6_HEADER: usize = 40;
 /// How long they may (RFC 8200 section 4.5).
 const FRAGMENTS_COME: Duration = Duration::from_secs(60);
 
@@ -60,10 +63,27 @@ pub struct Firewall {
 }
 
 impl Firewall {
-    /// Replaces the rules.
-    pub fn set_rules(&mut self, rules: Rules) {
-        if self.rules != rules {
-            self.rules = rules;
+    /// Under these rules, without members.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
+    /// Replaces this host's own rules.
+    pub fn set_local(&mut self, rules: RuleSet) {
+        if self.rules.local != rules {
+            self.rules.local = rules;
+            self.generation += 1;
+        }
+    }
+
+    /// Replaces the network's rules.
+    pub fn set_network(&mut self, rules: RuleSet) {
+        if self.rules.network != rules {
+            self.rules.network = rules;
             self.generation += 1;
         }
     }
@@ -123,6 +143,31 @@ impl Firewall {
             self.expect_fragments(now, direction, slot, id);
         }
         admitted
+    }
+
+    /// Whether an ethernet frame passes: by the IP packet in it. What carries no IP passes, and
+    /// so does neighbour discovery, as ARP does: without it no rule could let anything in.
+    pub fn admits_frame(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        slot: Slot,
+        frame: &[u8],
+    ) -> bool {
+        let link = ethernet_header_len(frame);
+        let Some((ethernet, packet)) = frame.split_at_checked(link) else {
+            return false;
+        };
+        let len = match &ethernet[link - 2..] {
+            ETHERTYPE_V4 => packet.get(2..4).map(|_| be16(packet, 2)),
+            ETHERTYPE_V6 => packet.get(4..6).map(|_| V6_HEADER + be16(packet, 4)),
+            _ => return true,
+        };
+        // Short frames are padded.
+        let Some(packet) = len.and_then(|len| packet.get(..len)) else {
+            return false;
+        };
+        is_neighbour_discovery(packet) || self.admits(now, direction, slot, packet)
     }
 
     /// Flows that are remembered.
@@ -237,6 +282,14 @@ impl Firewall {
             fits && now.saturating_duration_since(*at) <= FRAGMENTS_COME
         })
     }
+}
+
+/// From router solicitation to redirect (RFC 4861 section 4).
+fn is_neighbour_discovery(packet: &[u8]) -> bool {
+    let kind = packet.get(V6_HEADER).copied();
+    packet.first().is_some_and(|b| b >> 4 == 6)
+        && packet.get(6) == Some(&Protocol::ICMPV6)
+        && matches!(kind, Some(133..=137))
 }
 
 fn opposite(direction: Direction) -> Direction {

@@ -33,10 +33,7 @@ impl World {
     }
 
     fn rules(&mut self, default: Option<Verdict>, rules: &[&str]) {
-        self.firewall.set_rules(Rules {
-            local: set(default, rules),
-            ..Rules::default()
-        });
+        self.firewall.set_local(set(default, rules));
     }
 
     fn admits(&mut self, direction: Direction, packet: &[u8]) -> bool {
@@ -210,6 +207,38 @@ fn later_fragments_pass_behind_their_first_one_in_their_direction() {
     assert!(!world.admits(In, &fragment(1, 3, false)), "too many since");
     world.now += FRAGMENTS_COME + Duration::from_secs(1);
     assert!(!world.admits(In, &fragment(12, 3, false)), "too late");
+}
+
+#[test]
+fn frames_pass_by_the_packet_in_them() {
+    let frame = |kind: [u8; 2], packet: &[u8]| {
+        let mut frame = vec![2; 12];
+        frame.extend(kind);
+        frame.extend(packet);
+        frame.resize(frame.len().max(60), 0);
+        frame
+    };
+    let mut world = closed();
+    let mut admits = |direction, frame: &[u8]| {
+        let firewall = &mut world.firewall;
+        firewall.admits_frame(world.now, direction, SLOT, frame)
+    };
+    let (v4, v6) = ([0x08, 0x00], [0x86, 0xdd]);
+    let (sent, answer) = (udp((HOST, 5000), (PEER, 53)), udp((PEER, 53), (HOST, 5000)));
+    assert!(!admits(In, &frame(v4, &answer)));
+    assert!(admits(Out, &frame(v4, &sent)));
+    assert!(admits(In, &frame(v4, &answer)));
+    let tagged = [&[0, 7], &v4[..], &answer].concat();
+    assert!(admits(In, &frame([0x81, 0x00], &tagged)));
+    assert!(admits(In, &frame([0x08, 0x06], &[0; 28])), "ARP");
+    let neighbour = built("fe80::2", "fe80::1", Protocol::ICMPV6, &[135; 24]);
+    assert!(admits(In, &frame(v6, &neighbour)));
+    assert!(!admits(
+        In,
+        &frame(v6, &echo("fe80::2", "fe80::1", true, 1))
+    ));
+    assert!(!admits(In, &frame(v6, &[0x60])[..20]), "torn");
+    assert!(!admits(In, &[2; 13]), "no frame");
 }
 
 #[test]

@@ -18,7 +18,11 @@ use std::{
 use anyhop_base::PeerId;
 use anyhop_os::StopFlag;
 use anyhop_proto::circuit::LinkId;
-use anyhop_vpn::{KEY_GRACE, Keyring, OVERHEAD, ReceiverIndex, Slot, ip::MIN_MTU};
+use anyhop_vpn::{
+    KEY_GRACE, Keyring, OVERHEAD, ReceiverIndex, Slot,
+    firewall::{Caller, RuleSet},
+    ip::MIN_MTU,
+};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     time::{Instant, sleep_until},
@@ -119,8 +123,9 @@ impl Links {
             return Ok(());
         };
         let mut peers = self.peers();
+        let caller = peer.caller();
         let slot = peers.add(peer)?;
-        plane.egress().add_peer(slot);
+        welcome(&plane, slot, caller);
         apply_routes(&plane, &peers);
         self.node.links_changed.notify_one();
         Ok(())
@@ -168,11 +173,19 @@ impl Links {
         self.halt();
     }
 
-    /// Has the peers be the other members of the network.
+    /// Replaces this host's own firewall rules.
+    pub(super) fn set_local_rules(&self, local: RuleSet) {
+        if let Some(plane) = self.plane() {
+            plane.firewall().set_local(local);
+        }
+    }
+
+    /// Has the peers be the other members of the network, and its firewall rules hold.
     fn take_members(&self, network: Option<&NetworkHandle>) {
         let (Some(network), Some(plane)) = (network, self.plane()) else {
             return;
         };
+        plane.firewall().set_network(network.rules());
         let members = network.overlay().others;
         let mut peers = self.peers();
         let wanted: BTreeSet<PeerId> = members.iter().map(|m| m.peer).collect();
@@ -187,8 +200,9 @@ impl Links {
             if peers.get_mut(peer).is_some_and(|e| e.peer == member) {
                 continue;
             }
+            let caller = member.caller();
             match peers.add(member) {
-                Ok(slot) => plane.egress().add_peer(slot),
+                Ok(slot) => welcome(&plane, slot, caller),
                 Err(e) => tracing::warn!(%peer, error = %e, "a member gets no packets"),
             }
         }
@@ -356,7 +370,13 @@ fn macs_behind(plane: &Plane, slot: Slot) -> Vec<String> {
         .collect()
 }
 
+fn welcome(plane: &Plane, slot: Slot, caller: Caller) {
+    plane.firewall().set_peer(slot, caller);
+    plane.egress().add_peer(slot);
+}
+
 fn forget(plane: &Plane, slot: Slot) {
+    plane.firewall().remove_peer(slot);
     plane.egress().remove_peer(slot);
     plane.inbound().ingress.remove_peer(slot);
     if let Some(mut switch) = plane.switch() {

@@ -26,11 +26,12 @@ use std::{
     time::Duration,
 };
 
-use anyhop_base::PeerId;
+use anyhop_base::{PeerId, Role};
 use anyhop_os::{StopFlag, Tun, TunKind};
 use anyhop_vpn::{
     ETHERNET_HEADER_LEN, Ingress, MAX_PEERS, MAX_ROUTES_PER_PEER, Prefix, REKEY_AFTER,
     REKEY_INTERVAL, Switch,
+    firewall::{Caller, Firewall, RuleSet, Rules},
 };
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -58,6 +59,8 @@ pub struct VpnConfig {
     /// This node's addresses, each with the length of the prefix that is routed to the
     /// interface.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// This host's own firewall rules.
+    pub firewall: RuleSet,
     /// What else can be chosen.
     pub options: VpnOptions,
 }
@@ -116,8 +119,10 @@ impl Default for VpnOptions {
 pub struct VpnPeer {
     /// Who.
     pub peer: PeerId,
-    /// Its name, for reports.
+    /// Its name, for reports and firewall rules.
     pub name: String,
+    /// What it may do in the network, for firewall rules.
+    pub role: Option<Role>,
     /// Its IPv4 address, for reports.
     pub address4: Option<Ipv4Addr>,
     /// Its IPv6 address, for reports.
@@ -125,6 +130,17 @@ pub struct VpnPeer {
     /// Packets to these go to it, and it may send from these; a longer prefix of another
     /// peer goes first.
     pub routes: Vec<Prefix>,
+}
+
+impl VpnPeer {
+    /// As the firewall knows it.
+    fn caller(&self) -> Caller {
+        Caller {
+            peer: self.peer,
+            name: self.name.clone(),
+            role: self.role,
+        }
+    }
 }
 
 /// Why there is no packet plane, or a peer is not on it.
@@ -221,14 +237,19 @@ impl Vpn {
     }
 
     /// Starts one for a private network: this node's addresses are those that the network's
-    /// members compute for it, its peers the other members, as they come and go.
+    /// members compute for it, its peers the other members, as they come and go. The firewall
+    /// has these rules, and behind them the network's.
     ///
     /// # Errors
     /// As [`start`](Self::start), and when this node is not a member yet.
     ///
     /// # Panics
     /// As [`start`](Self::start).
-    pub fn start_in(network: &NetworkHandle, options: VpnOptions) -> Result<Self, VpnError> {
+    pub fn start_in(
+        network: &NetworkHandle,
+        options: VpnOptions,
+        firewall: RuleSet,
+    ) -> Result<Self, VpnError> {
         let overlay = network.overlay();
         let me = overlay.me.as_ref().ok_or(VpnError::NoAddress)?;
         let (mut addresses, mut note) = (Vec::new(), None);
@@ -249,6 +270,7 @@ impl Vpn {
             interface: interface_names(&network.name().to_string(), &network.id().to_string()),
             addresses,
             options,
+            firewall,
         };
         Self::start_following(
             &Node(Arc::clone(&network.0)),
@@ -285,7 +307,14 @@ impl Vpn {
             None => Ingress::new(own),
             Some(switch) => Ingress::of_switch(Arc::clone(switch)),
         };
-        let plane = Arc::new(Plane::new(tun, fabric, ingress, switch, dial));
+        let firewall = Firewall::new(Rules {
+            local: std::mem::take(&mut config.firewall),
+            network: network
+                .as_ref()
+                .map(NetworkHandle::rules)
+                .unwrap_or_default(),
+        });
+        let plane = Arc::new(Plane::new(tun, fabric, ingress, switch, firewall, dial));
         let stop_flag = Arc::new(StopFlag::new().map_err(failed)?);
         let (for_thread, flag) = (Arc::clone(&plane), Arc::clone(&stop_flag));
         let thread = thread::Builder::new().name(interface.clone());
@@ -339,6 +368,12 @@ impl Vpn {
     #[must_use]
     pub fn mode(&self) -> VpnMode {
         self.config.options.mode
+    }
+
+    /// Replaces this host's own firewall rules. They hold for the next packet; flows that they
+    /// forbid are cut.
+    pub fn set_rules(&self, local: RuleSet) {
+        self.links.set_local_rules(local);
     }
 
     /// What it does, and for whom.

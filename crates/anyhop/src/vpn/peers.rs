@@ -131,6 +131,7 @@ mod tests {
         VpnPeer {
             peer: key.public().to_peer_id(),
             name: String::new(),
+            role: None,
             address4: None,
             address6: None,
             routes: routes.iter().map(|r| r.parse().unwrap()).collect(),

@@ -20,11 +20,12 @@ use std::{
     time::Duration,
 };
 
+use anyhop_base::Direction;
 use anyhop_os::{StopFlag, Tun};
 use anyhop_vpn::{
     Decision, DropReason, Egress, Exhausted, Forward, HeldFrame, Ingress, MAX_MERGED, Merger,
     OVERHEAD, Payload, SEALED_HEADER_LEN, Sealer, Segments, Slot, Switch, VNET_HEADER_LEN,
-    VnetHeader, ethernet_header_len,
+    VnetHeader, ethernet_header_len, firewall::Firewall,
 };
 use tokio::sync::mpsc;
 
@@ -50,6 +51,8 @@ pub(super) struct Plane {
     ingress: Mutex<Inbound>,
     /// Of a plane that carries frames.
     switch: Option<Arc<Mutex<Switch>>>,
+    /// Of both directions. It is taken last: no other lock while it is held.
+    firewall: Mutex<Firewall>,
     dial: mpsc::Sender<Slot>,
 }
 
@@ -66,6 +69,7 @@ impl Plane {
         fabric: Arc<Fabric>,
         ingress: Ingress,
         switch: Option<Arc<Mutex<Switch>>>,
+        firewall: Firewall,
         dial: mpsc::Sender<Slot>,
     ) -> Self {
         Self {
@@ -77,6 +81,7 @@ impl Plane {
                 merger: Merger::default(),
             }),
             switch,
+            firewall: Mutex::new(firewall),
             dial,
         }
     }
@@ -93,6 +98,19 @@ impl Plane {
 
     pub(super) fn inbound(&self) -> MutexGuard<'_, Inbound> {
         self.ingress.lock().expect("no holder panics")
+    }
+
+    pub(super) fn firewall(&self) -> MutexGuard<'_, Firewall> {
+        self.firewall.lock().expect("no holder panics")
+    }
+
+    /// Whether a packet, or a frame, from or to a peer passes the firewall.
+    fn admits(&self, direction: Direction, slot: Slot, packet: &[u8]) -> bool {
+        let now = tokio::time::Instant::now().into_std();
+        match self.switch {
+            None => self.firewall().admits(now, direction, slot, packet),
+            Some(_) => self.firewall().admits_frame(now, direction, slot, packet),
+        }
     }
 
     /// Sends packets that waited for their session.
@@ -188,7 +206,12 @@ impl Plane {
     ) {
         match decision {
             Decision::Send { slot, sealer, path } => {
-                let (ethernet, packet) = frame[VNET_HEADER_LEN..].split_at_mut(link);
+                let whole = &mut frame[VNET_HEADER_LEN..];
+                if !self.admits(Direction::Out, slot, whole) {
+                    self.egress().dropped(slot, DropReason::Firewall, 1);
+                    return;
+                }
+                let (ethernet, packet) = whole.split_at_mut(link);
                 let Some(mut segments) = Segments::new(header, packet) else {
                     self.egress().dropped(slot, DropReason::Malformed, 1);
                     return;
@@ -310,12 +333,17 @@ impl SealedSink for Plane {
         let Inbound { ingress, merger } = &mut *inbound;
         let now = tokio::time::Instant::now().into_std();
         let mut last = None;
-        let mut at = 0;
+        let (mut at, mut denied) = (0, 0);
         while at < batch.len() {
             let end = (at + stride).min(batch.len());
             let start = (at + header).min(end);
             if let Some(opened) = ingress.handle_datagram(&mut batch[start..end], now) {
                 last = Some(opened.slot);
+                if !self.admits(Direction::In, opened.slot, opened.packet) {
+                    denied += 1;
+                    at = end;
+                    continue;
+                }
                 let first = start + SEALED_HEADER_LEN;
                 let packet = first..first + opened.packet.len();
                 match self.switch {
@@ -334,6 +362,9 @@ impl SealedSink for Plane {
                 refused += payloads.len().max(1) as u64;
             }
         });
+        if denied > 0 {
+            ingress.dropped(slot, DropReason::Firewall, denied);
+        }
         if refused > 0 {
             ingress.dropped(slot, DropReason::InterfaceBusy, refused);
         }

@@ -52,7 +52,7 @@ async fn down(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<Vpn
 }
 
 /// The network that is meant: where the default one is public, the only private one.
-fn private(daemon: &Daemon, meant: Arc<Presence>) -> Result<Arc<Presence>, CliError> {
+pub(super) fn private(daemon: &Daemon, meant: Arc<Presence>) -> Result<Arc<Presence>, CliError> {
     if meant.node.private_network().is_some() || !daemon.networks.is_default(meant.id()) {
         return Ok(meant);
     }

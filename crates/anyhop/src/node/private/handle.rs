@@ -11,6 +11,7 @@ use anyhop_proto::network::{
     statement::{Certificate, Issuer, MemberName, Policy, Role},
     swarm::SwarmKey,
 };
+use anyhop_vpn::firewall::{Caller, RuleSet};
 use tokio::task::spawn_blocking;
 
 use super::{Inner, Joining, Private, State};
@@ -408,7 +409,30 @@ impl NetworkHandle {
         self.private().state().gossip.membership().policy().cloned()
     }
 
-    /// Changes them. For the owner and admins.
+    /// The same as a host's firewall takes them.
+    #[must_use]
+    pub fn rules(&self) -> RuleSet {
+        let policy = self.policy().unwrap_or_default();
+        RuleSet {
+            default: policy.default,
+            rules: policy.rules.into_iter().map(|r| (r.id, r.rule)).collect(),
+        }
+    }
+
+    /// A member as a firewall knows it; `None` for who is none.
+    #[must_use]
+    pub fn caller(&self, peer: PeerId) -> Option<Caller> {
+        let state = self.private().state();
+        let members = state.gossip.membership().members();
+        let member = members.into_iter().find(|m| m.peer == peer)?;
+        Some(Caller {
+            peer,
+            name: member.name,
+            role: Some(member.role),
+        })
+    }
+
+    /// Changes the firewall rules that hold everywhere. For the owner and admins.
     ///
     /// # Errors
     /// When this node may not, there is no such rule, or no room for another one.

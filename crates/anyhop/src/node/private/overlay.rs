@@ -61,6 +61,7 @@ impl NetworkHandle {
         let peers = standing.map(|(at, (member, _))| VpnPeer {
             peer: member.peer,
             name: member.name,
+            role: Some(member.role),
             address4: at.v4,
             address6: Some(at.v6),
             routes: at.addresses().map(Prefix::host).collect(),
