@@ -67,6 +67,7 @@ targets! {
     firewall_packet: firewall_packets,
     merged_packets: segments,
     dns_query: dns_queries,
+    proxy_request: proxy_requests,
 }
 
 /// Writes a target's seeds to where `cargo fuzz` looks for inputs to start from.

@@ -363,3 +363,13 @@ pub(crate) fn quic_packets() -> Vec<Vec<u8>> {
     let short = vec![8, 0x43, 1, 2, 3, 4, 5, 6, 7, 8, 9];
     vec![initial, short]
 }
+
+pub(crate) fn proxy_requests() -> Vec<Vec<u8>> {
+    vec![
+        b"\x05\x01\0\x01\xc0\0\x02\x01\0\x50".to_vec(),
+        b"\x05\x01\0\x03\x12laptop.home.anyhop\0\x16".to_vec(),
+        b"\x05\x01\0\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\0\x50".to_vec(),
+        b"CONNECT laptop.home.anyhop:22 HTTP/1.1\r\nHost: laptop.home.anyhop:22\r\n\r\n".to_vec(),
+        b"CONNECT [2001:db8::1]:443 HTTP/1.0\r\n\r\n".to_vec(),
+    ]
+}

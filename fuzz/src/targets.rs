@@ -23,6 +23,7 @@ use anyhop_proto::{
     },
     path::{MAX_CANDIDATES, MAX_PREDICTED, Offer, Prediction},
     probe::{PROBE_SECRET_LEN, ProbeKeys, read_token},
+    proxy::{MAX_HTTP_HEAD, MAX_SOCKS_MESSAGE, greeting, http_request, socks_request},
     route::{Find, FindAnswer, Sample, Trace, TraceAnswer},
     take_frame,
     websocket::{Decoder, Frame, Sender, WebSocketError},
@@ -328,5 +329,35 @@ fn round_trip<T: PartialEq + std::fmt::Debug>(
         .expect("a frame of our own is well-formed")
         .expect("and complete");
     assert_eq!(decode(content).as_ref(), Ok(&value));
+    true
+}
+
+/// What a client of a proxy says, in SOCKS after its greeting or in HTTP; valid when it asks for
+/// a connection.
+pub fn proxy_request(data: &[u8]) -> bool {
+    if let Ok(Some((_, len))) = greeting(data) {
+        assert!(len <= data.len());
+    }
+    let parsed = match data.first() {
+        Some(5) => {
+            assert!(data.len() < MAX_SOCKS_MESSAGE || socks_request(data) != Ok(None));
+            socks_request(data)
+        }
+        _ => {
+            assert!(data.len() < MAX_HTTP_HEAD || http_request(data) != Ok(None));
+            http_request(data)
+        }
+    };
+    let Ok(Some((request, len))) = parsed else {
+        return false;
+    };
+    assert!(request.port > 0 && len <= data.len());
+    // What comes behind it changes nothing.
+    let more = [data, b"x"].concat();
+    let again = match data.first() {
+        Some(5) => socks_request(&more),
+        _ => http_request(&more),
+    };
+    assert_eq!(again, Ok(Some((request, len))));
     true
 }

@@ -12,6 +12,7 @@
 //! | [`nat`] | what the NATs in front of a node are like |
 //! | [`probe`] | the authenticated packets that punch holes and prove a path alive |
 //! | [`websocket`] | frames that carry datagrams over a WebSocket |
+//! | [`proxy`] | what clients of a SOCKS or HTTP proxy say |
 //! | [`network`] | who belongs to a private network, and which packets it takes notice of |
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
@@ -27,6 +28,7 @@ pub mod nat;
 pub mod network;
 pub mod path;
 pub mod probe;
+pub mod proxy;
 pub mod route;
 pub mod session;
 mod virtual_address;
