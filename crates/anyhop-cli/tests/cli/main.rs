@@ -10,6 +10,7 @@ mod messages;
 mod networks;
 mod reaching;
 mod seeing;
+mod service;
 mod state;
 mod streams;
 mod websocket;
