@@ -17,10 +17,14 @@
 //! POST /v1/cat-listen?CatQuery        upgrade: data both ways
 //! POST /v1/expose?ExposeQuery         upgrade: Notice, as long as it is open
 //! POST /v1/forward?ForwardQuery       upgrade: Notice, as long as it is open
+//! POST /v1/socks?SocksQuery           upgrade: Notice, as long as it is open
 //! POST /v1/bench/{peer}?BenchQuery    upgrade: BenchTell
 //! GET  /v1/vpn                        VpnReport
 //! POST /v1/vpn/up                     VpnUpAsk -> VpnReport
 //! POST /v1/vpn/down                   VpnReport
+//! GET  /v1/ports                      [PortReport]
+//! POST /v1/ports/map                  PortMapAsk -> PortReport
+//! POST /v1/ports/unmap                PortAsk -> PortReport
 //! ```
 //!
 //! Each takes `?network=NAME`; those of private networks are in [`network`], of
@@ -31,12 +35,14 @@
 pub(crate) mod firewall;
 pub(crate) mod network;
 
+use std::net::SocketAddr;
+
 use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId, VpnStatus};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::CliError;
+use crate::{error::CliError, spec::Protocol};
 
 /// A peer's id alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +89,49 @@ pub(crate) struct DnsReport {
     /// Why it does not.
     #[serde(default)]
     pub(crate) note: Option<String>,
+}
+
+/// A port of this machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PortAsk {
+    /// Of what.
+    pub(crate) protocol: Protocol,
+    /// Where connections come in.
+    pub(crate) listen: SocketAddr,
+}
+
+/// A port of this machine that is to be a member's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PortMapAsk {
+    /// Of what.
+    pub(crate) protocol: Protocol,
+    /// Where connections come in.
+    pub(crate) listen: SocketAddr,
+    /// PeerId, part of one, or name.
+    pub(crate) member: String,
+    /// The member's port.
+    pub(crate) port: u16,
+}
+
+/// A mapped port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PortReport {
+    /// Of what.
+    pub(crate) protocol: Protocol,
+    /// Where connections come in.
+    pub(crate) listen: SocketAddr,
+    /// The member's name, if it has one here.
+    pub(crate) member: Option<String>,
+    /// The member, base58.
+    pub(crate) peer_id: String,
+    /// Its port.
+    pub(crate) port: u16,
+    /// Its overlay address with that.
+    pub(crate) target: Option<SocketAddr>,
+    /// Whether connections go there now.
+    pub(crate) active: bool,
+    /// Why they do not.
+    pub(crate) problem: Option<String>,
 }
 
 /// A peer and the paths to it.
@@ -338,11 +387,28 @@ impl CatQuery {
 /// What to expose.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ExposeQuery {
-    /// `HOST:PORT`.
-    pub(crate) target: String,
+    /// `HOST:PORT`; none for an exit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<String>,
     /// UDP instead of TCP.
     #[serde(default)]
     pub(crate) udp: bool,
+    /// Whether this is about being an exit.
+    #[serde(default)]
+    pub(crate) exit: bool,
+    /// Whether the exit leads to this host and its own networks, too.
+    #[serde(default)]
+    pub(crate) allow_private: bool,
+}
+
+/// A proxy to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SocksQuery {
+    /// `IP:PORT` to listen on.
+    pub(crate) listen: String,
+    /// Who connects to what is outside: PeerId, part of one, or name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exit: Option<String>,
 }
 
 /// What to forward.
@@ -359,7 +425,7 @@ pub(crate) struct ForwardQuery {
     pub(crate) udp: bool,
 }
 
-/// What happens on an `expose`, `forward` or `cat --listen`.
+/// What happens on an `expose`, `forward`, `socks` or `cat --listen`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Notice {
@@ -368,7 +434,7 @@ pub(crate) enum Notice {
         /// `expose`: what is exposed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         exposed: Option<String>,
-        /// `forward`: the address listened on.
+        /// `forward`, `socks`: the address listened on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         local: Option<String>,
     },

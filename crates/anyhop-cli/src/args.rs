@@ -2,6 +2,7 @@
 
 mod firewall;
 mod network;
+mod port;
 mod vpn;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -18,6 +19,7 @@ pub(crate) use network::{
     NamePeerArgs, NetworkCommand, PassphraseArg, RenameArgs, RenewArgs, RotateArgs, SetArgs,
     Switch,
 };
+pub(crate) use port::PortCommand;
 pub(crate) use vpn::VpnCommand;
 
 use crate::spec::{ForwardTarget, PeerOrAddr, PeerSpec, Target, parse_local};
@@ -108,6 +110,8 @@ pub(crate) enum Command {
     Expose(ExposeArgs),
     /// Forward a local port to what a peer exposes, as long as this runs
     Forward(ForwardArgs),
+    /// Run a SOCKS 5 and HTTP CONNECT proxy that knows members by name, as long as this runs
+    Socks(SocksArgs),
     /// Measure the throughput to a peer
     Bench(BenchArgs),
     /// Show five nodes behind NATs meeting, on a virtual network in this process
@@ -131,6 +135,11 @@ pub(crate) enum Command {
     Firewall {
         #[command(subcommand)]
         command: FirewallCommand,
+    },
+    /// Ports of this machine that are ports of members, over the VPN
+    Port {
+        #[command(subcommand)]
+        command: PortCommand,
     },
     /// Names for peers
     Name {
@@ -417,11 +426,34 @@ pub(crate) struct CatArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ExposeArgs {
     /// What to connect to; exactly this, nothing else becomes reachable
-    #[arg(value_name = "HOST:PORT")]
-    pub(crate) target: Target,
+    #[arg(
+        value_name = "HOST:PORT",
+        required_unless_present = "exit",
+        conflicts_with = "exit"
+    )]
+    pub(crate) target: Option<Target>,
     /// UDP instead of TCP
-    #[arg(long)]
+    #[arg(long, conflicts_with = "exit")]
     pub(crate) udp: bool,
+    /// Connect to any host of the internet for members of a private network, as
+    /// `anyhop socks --exit` asks for it
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// To this host and its own networks, too
+    #[arg(long, requires = "exit")]
+    pub(crate) allow_private: bool,
+}
+
+/// `socks`.
+#[derive(Debug, Args)]
+pub(crate) struct SocksArgs {
+    /// Where to listen: PORT or IP:PORT, on 127.0.0.1 if no IP is given; port 0 takes any.
+    /// Whoever can connect there may use it
+    #[arg(long, value_name = "LOCAL", default_value = "1080", value_parser = parse_local)]
+    pub(crate) listen: SocketAddr,
+    /// The member that connects to what is no member, as `anyhop expose --exit` there allows
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) exit: Option<PeerSpec>,
 }
 
 /// `forward`.

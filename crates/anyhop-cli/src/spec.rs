@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhop::{PeerAddr, PeerId};
+use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 
@@ -235,6 +236,85 @@ impl FromStr for ForwardTarget {
     }
 }
 
+/// `MEMBER:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberPort {
+    /// The member.
+    pub(crate) member: PeerSpec,
+    /// Its port, never 0.
+    pub(crate) port: u16,
+}
+
+impl FromStr for MemberPort {
+    type Err = CliError;
+
+    fn from_str(text: &str) -> Result<Self, CliError> {
+        let bad = |why: &str| {
+            CliError::usage(format!("{text:?} is no MEMBER:PORT: {why}"))
+                .hint("write it as laptop:80, or with a PeerId in place of the name")
+        };
+        let (member, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| bad("there is no port"))?;
+        match port.parse::<u16>() {
+            Ok(0) => Err(bad("port 0 cannot be connected to")),
+            Err(_) => Err(bad("the port is no number up to 65535")),
+            Ok(port) => Ok(Self {
+                member: member.parse()?,
+                port,
+            }),
+        }
+    }
+}
+
+/// What ports are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// Its name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = CliError;
+
+    fn from_str(text: &str) -> Result<Self, CliError> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => Err(CliError::usage(format!("{text:?} is neither tcp nor udp"))),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `HOST:PORT` of this machine: an address of it, or `localhost`.
+pub(crate) fn parse_host_port(text: &str) -> Result<SocketAddr, CliError> {
+    let local = text.strip_prefix("localhost:");
+    let numeric = local.map(|port| format!("{}:{port}", Ipv4Addr::LOCALHOST));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        CliError::usage(format!("{text:?} is no HOST:PORT of this machine"))
+            .hint("write it as 127.0.0.1:8080, 0.0.0.0:8080, [::]:8080 or localhost:8080")
+    })
+}
+
 /// `[IP:]PORT`, on the loopback address if there is no IP.
 pub(crate) fn parse_local(text: &str) -> Result<SocketAddr, CliError> {
     if let Ok(port) = text.parse() {
@@ -370,6 +450,25 @@ mod tests {
         ] {
             assert!(bad.parse::<ForwardTarget>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_member_s_port_has_a_name_and_a_number() {
+        let port: MemberPort = "laptop:80".parse().expect("valid");
+        assert_eq!(
+            (port.member.to_string(), port.port),
+            ("laptop".to_owned(), 80)
+        );
+        for bad in ["laptop", "laptop:0", "laptop:65536", ":80", "a b:80"] {
+            assert!(bad.parse::<MemberPort>().is_err(), "{bad:?}");
+        }
+        let local = parse_host_port("localhost:80").map(|a| a.to_string());
+        assert_eq!(local, Ok("127.0.0.1:80".to_owned()));
+        for bad in ["80", "localhost", "example.org:80", "[::1:80"] {
+            assert!(parse_host_port(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!("TCP".parse(), Ok(Protocol::Tcp));
+        assert!("sctp".parse::<Protocol>().is_err());
     }
 
     #[test]

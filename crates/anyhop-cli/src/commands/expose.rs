@@ -11,8 +11,10 @@ use crate::{
 
 pub(super) async fn run(context: &Context, args: &ExposeArgs) -> Result<(), CliError> {
     let query = ExposeQuery {
-        target: args.target.to_string(),
+        target: args.target.as_ref().map(ToString::to_string),
         udp: args.udp,
+        exit: args.exit,
+        allow_private: args.allow_private,
     };
     // The writer stays open: closing it would end it all.
     let (reader, _writer) = context.client().upgrade("/v1/expose", &query).await?;

@@ -17,9 +17,11 @@ mod network;
 mod path;
 mod peers;
 mod ping;
+mod port;
 mod recv;
 mod request;
 mod send;
+mod socks;
 mod status;
 mod trace;
 mod up;
@@ -97,10 +99,12 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Expose(args) => expose::run(&context, &args).await,
         Command::Forward(args) => forward::run(&context, &args).await,
+        Command::Socks(args) => socks::run(&context, &args).await,
         Command::Bench(args) => bench::run(&context, &args).await,
         Command::Network { command } => network::run(context, command).await,
         Command::Name { command } => name::run(&context, command).await,
         Command::Firewall { command } => firewall::run(&context, command).await,
+        Command::Port { command } => port::run(&context, command).await,
         Command::Vpn { command } => vpn::run(&context, command).await,
         Command::Up(_) | Command::Completions { .. } | Command::Demo | Command::Lab { .. } => {
             Ok(())

@@ -5,6 +5,7 @@
 
 mod firewall;
 mod network;
+mod ports;
 mod vpn;
 
 use std::{sync::Arc, time::Duration};
@@ -20,11 +21,11 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Daemon, Presence, bench, forward, inbox, pipe, server::upgrade, trace};
+use super::{Daemon, Presence, bench, forward, inbox, pipe, server::upgrade, socks, trace};
 use crate::{
     api::{
         BenchQuery, CatQuery, ConnectAsk, ExplainQuery, ExposeQuery, ForwardQuery, MessageQuery,
-        MessageReport, PathReport, PeerReport, PingAsk, Sent, TraceQuery, TraceReport,
+        MessageReport, PathReport, PeerReport, PingAsk, Sent, SocksQuery, TraceQuery, TraceReport,
         network::NetworkQuery,
     },
     args::{MAX_BODY, MAX_TRACE_ROUNDS},
@@ -59,8 +60,10 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/cat-listen", post(cat_listen))
         .route("/v1/expose", post(expose))
         .route("/v1/forward", post(forward))
+        .route("/v1/socks", post(socks))
         .route("/v1/bench/{peer}", post(bench))
         .merge(network::routes())
+        .merge(ports::routes())
         .merge(vpn::routes())
         .merge(firewall::routes())
         .fallback(no_such_route)
@@ -276,9 +279,22 @@ async fn expose(
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = read_query(query)?;
-    let exposure = presence
-        .exposed
-        .add(forward::Service::new(query.target.parse()?, query.udp))?;
+    let exposure = match (query.exit, &query.target) {
+        (true, None) => {
+            // Anybody is in a public network.
+            presence.private()?;
+            let reach = match query.allow_private {
+                true => forward::Reach::All,
+                false => forward::Reach::Public,
+            };
+            presence.exposed.add_exit(reach)?
+        }
+        (false, Some(target)) => {
+            let service = forward::Service::new(target.parse()?, query.udp);
+            presence.exposed.add(service)?
+        }
+        _ => return Err(CliError::usage("give either a target or `exit`").into()),
+    };
     let response = upgrade(&presence.tasks, request, move |reader, writer| {
         forward::expose(exposure, reader, writer)
     })?;
@@ -297,6 +313,21 @@ async fn forward(
     let forward = forward::Forward::bind(presence.node.clone(), peer, service, local).await?;
     let response = upgrade(&presence.tasks, request, move |reader, writer| {
         forward.run(reader, writer)
+    })?;
+    Ok(response)
+}
+
+async fn socks(
+    In(presence): In,
+    query: Result<Query<SocksQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = read_query(query)?;
+    let exit = query.exit.map(|exit| presence.resolve(&exit)).transpose()?;
+    let listen = crate::spec::parse_local(&query.listen)?;
+    let proxy = socks::Proxy::bind(Arc::clone(&presence), exit, listen).await?;
+    let response = upgrade(&presence.tasks, request, move |reader, writer| {
+        proxy.run(reader, writer)
     })?;
     Ok(response)
 }

@@ -17,6 +17,7 @@ use anyhop_base::NetworkId;
 use super::{
     Daemon, Presence,
     listen::{self, Addresses},
+    ports,
     public::PublicNetwork,
     vpn,
 };
@@ -276,6 +277,10 @@ impl Daemon {
                 self.settings.dns,
             );
             presence.tasks.spawn(raise);
+        }
+        if presence.node.private_network().is_some() {
+            let follow = ports::follow(Arc::clone(&presence));
+            presence.tasks.spawn(follow);
         }
         self.networks.insert(Arc::clone(&presence));
         Ok(presence)

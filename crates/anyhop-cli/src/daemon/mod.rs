@@ -15,10 +15,12 @@
 //! pipe      `cat`: a stream over an upgraded connection
 //! inbox     `recv`: messages, none lost between daemon and command
 //! forward   `expose` and `forward`
+//! socks     `socks`: a proxy that knows members
 //! bench     `bench`, both sides
 //! trace     `trace`: rounds put together
 //! vpn       IP packets of private networks
 //! firewall  which of them pass
+//! ports     `port`: ports of this machine that are members'
 //! names     names of their members, for the host's resolver
 //! ```
 //!
@@ -38,10 +40,12 @@ mod listen;
 mod names;
 mod networks;
 mod pipe;
+mod ports;
 mod presence;
 mod public;
 mod run;
 mod server;
+mod socks;
 mod trace;
 mod vpn;
 

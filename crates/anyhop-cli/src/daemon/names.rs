@@ -8,17 +8,18 @@
 //!   was killed refuses at once and the next server is asked, without a delay.
 //! - **Failure**: lines in the resolver's file are in the journal of host changes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use anyhop::{HostJournal, NameServer, NameServerConfig, VpnStatus};
 use anyhop_os::{Resolver, hook_resolved, resolver, resolver_lines};
+use anyhop_vpn::{TOP_DOMAIN, dns_label};
 use tokio::sync::Mutex;
 
 use super::{Presence, enter::blocking};
-use crate::{
-    api::DnsReport,
-    error::{CliError, Code},
-};
+use crate::{api::DnsReport, error::CliError};
 
 /// How the host's resolver is told of us.
 const RESOLVED: &str = "systemd-resolved";
@@ -31,7 +32,8 @@ pub(super) struct NamesSwitch(Mutex<Option<Names>>);
 
 #[derive(Debug)]
 struct Names {
-    server: NameServer,
+    /// None where it could not be started.
+    server: Option<NameServer>,
     report: DnsReport,
 }
 
@@ -42,8 +44,9 @@ impl NamesSwitch {
     }
 
     async fn stop(&self) {
-        if let Some(names) = self.0.lock().await.take() {
-            names.server.stop().await;
+        let names = self.0.lock().await.take();
+        if let Some(server) = names.and_then(|names| names.server) {
+            server.stop().await;
         }
     }
 }
@@ -85,17 +88,28 @@ impl Presence {
             config.upstream.clone_from(servers);
         }
         let local = config.local;
-        let server = NameServer::start(&network, config).await.map_err(|e| {
-            let error = CliError::new(Code::Failed, e.to_string());
-            error.hint("port 53 takes root or CAP_NET_BIND_SERVICE")
-        })?;
-        let domains = server.domains();
         let mut report = DnsReport {
-            address: addresses.first().map(ToString::to_string),
-            domain: domains.first().cloned().unwrap_or_default(),
+            address: None,
+            domain: format!("{}.{TOP_DOMAIN}", dns_label(&self.name())),
             hook: NONE.to_owned(),
             note: None,
         };
+        let server = match NameServer::start(&network, config).await {
+            Ok(server) => server,
+            Err(e) => {
+                let takes = match e.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "; port 53 takes root or CAP_NET_BIND_SERVICE"
+                    }
+                    _ => "",
+                };
+                report.note = Some(format!("names of members are not served: {e}{takes}"));
+                let server = None;
+                return Ok(Names { server, report });
+            }
+        };
+        report.address = addresses.first().map(ToString::to_string);
+        let domains = server.domains();
         let hooked = match (found, local) {
             (Resolver::Resolved, _) => {
                 let interface = status.interface.clone();
@@ -120,6 +134,7 @@ impl Presence {
                 report.note = Some(format!("this host's resolver does not ask us: {why}"));
             }
         }
+        let server = Some(server);
         Ok(Names { server, report })
     }
 }

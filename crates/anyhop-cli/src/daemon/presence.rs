@@ -11,6 +11,7 @@ use super::{
     forward::{self, Exposed},
     inbox::Inbox,
     names::NamesSwitch,
+    ports::Ports,
     vpn::VpnSwitch,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub(super) struct Presence {
     pub(super) vpn: VpnSwitch,
     /// Names of its members.
     pub(super) names: NamesSwitch,
+    /// Ports that are members' ports.
+    pub(super) ports: Ports,
     /// What ends when the network is left.
     pub(super) tasks: Tasks,
 }
@@ -59,6 +62,7 @@ impl Presence {
             journal,
             vpn: VpnSwitch::default(),
             names: NamesSwitch::default(),
+            ports: Ports::default(),
             tasks,
         };
         let taken = |e: anyhop::ProtocolTaken| CliError::new(Code::Failed, e.to_string());
@@ -162,10 +166,16 @@ impl Presence {
         })
     }
 
+    /// All networks of the daemon, this one among them.
+    pub(super) fn others(&self) -> Vec<Arc<Self>> {
+        let networks = self.networks.upgrade();
+        let all = networks.map(|n| n.all()).unwrap_or_default();
+        all.into_iter().map(|(presence, _)| presence).collect()
+    }
+
     /// Another network that has a member of this name.
     fn elsewhere(&self, name: &str) -> Option<String> {
-        let networks = self.networks.upgrade()?;
-        let mut others = networks.all().into_iter().map(|(p, _)| p);
+        let mut others = self.others().into_iter();
         let has = |p: &Arc<Self>| p.members().iter().any(|(n, _)| n == name);
         others.find(has).map(|p| p.name())
     }
@@ -183,7 +193,7 @@ impl Presence {
     }
 
     /// Names and ids of the members of a private network, as this node is to show them.
-    fn members(&self) -> Vec<(String, PeerId)> {
+    pub(super) fn members(&self) -> Vec<(String, PeerId)> {
         let members = self.node.private_network().map(|n| n.members());
         let members = members.unwrap_or_default().into_iter();
         members

@@ -53,6 +53,7 @@ impl Presence {
         if dns {
             self.names_up(&status).await;
         }
+        self.ports_up(&status.interface).await;
         Ok(self.vpn_report(status).await)
     }
 
@@ -67,6 +68,7 @@ impl Presence {
     pub(super) async fn vpn_stop(&self) {
         let mut vpn = self.vpn.0.lock().await;
         self.names_down().await;
+        self.ports_down().await;
         if let Some(vpn) = vpn.take() {
             vpn.stop().await;
         }
@@ -99,11 +101,13 @@ impl Presence {
 
     /// What is carried for whom.
     pub(super) async fn vpn_status(&self) -> Result<VpnReport, CliError> {
-        let status = self.vpn.status().await.ok_or_else(|| {
-            let message = format!("no VPN is up in the network {}", self.name());
-            CliError::new(Code::Refused, message).hint("`anyhop vpn up` starts one")
-        })?;
+        let status = self.vpn.status().await.ok_or_else(|| self.no_vpn())?;
         Ok(self.vpn_report(status).await)
+    }
+
+    pub(super) fn no_vpn(&self) -> CliError {
+        let message = format!("no VPN is up in the network {}", self.name());
+        CliError::new(Code::Refused, message).hint("`anyhop vpn up` starts one")
     }
 
     async fn vpn_report(&self, status: VpnStatus) -> VpnReport {

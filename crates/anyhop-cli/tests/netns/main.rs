@@ -23,6 +23,8 @@ mod moving;
 mod names;
 mod networks;
 mod node;
+mod ports;
+mod socks;
 mod symmetric;
 mod transfer;
 mod vpn;

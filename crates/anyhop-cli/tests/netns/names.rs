@@ -67,12 +67,20 @@ fn serve_outside(host: &Namespace) {
     });
 }
 
-/// What may not change on a host, its resolver's file among it.
-fn found_on(host: &Namespace) -> String {
+/// What may not change on a host: what `host_state` tells, rules, settings, its resolver's file.
+pub(crate) fn found_on(host: &Namespace) -> String {
     let rules = host.command("nft").args(["list", "ruleset"]).output();
     let rules = String::from_utf8(rules.expect("nft runs").stdout).expect("text");
     let resolver = fs::read_to_string(host.resolv_conf()).expect("readable");
-    host_state(host) + &rules + &resolver
+    let settings = [
+        "ipv4/ip_forward",
+        "ipv6/conf/all/forwarding",
+        "ipv6/conf/default/accept_ra",
+    ];
+    let settings = settings.map(|key| format!("/proc/sys/net/{key}"));
+    let read = move || settings.map(std::fs::read_to_string).into_iter().collect();
+    let settings: String = host.enter(read).expect("readable");
+    host_state(host) + &rules + &settings + &resolver
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,14 +193,13 @@ async fn a_resolver_finds_members_and_everybody_else_and_is_left_as_it_was() {
     fs::write(host.resolv_conf(), BEFORE).expect("written");
 
     a.node.json(&["vpn", "up"]).await;
-    a.node.kill();
+    a.node.killed().await;
     assert_eq!(
         by_name("ahostsv4", "outside.example").await,
         outside,
         "after SIGKILL"
     );
     assert_ne!(found_on(&host), found, "nobody was left to put it back");
-    drop(a.node);
     let node = Node::up("A", &world.lab, host.clone(), &[]).await;
     assert_eq!(found_on(&host), found, "after SIGKILL and the next start");
     node.json(&["vpn", "up"]).await;

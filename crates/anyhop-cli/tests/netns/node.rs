@@ -253,6 +253,13 @@ impl Node {
         self.daemon.as_mut().expect("it runs").kill();
     }
 
+    /// Ends the daemon with SIGKILL, and returns when it is gone.
+    pub(crate) async fn killed(mut self) {
+        let daemon = self.daemon.take().expect("it runs");
+        let ended = daemon.killed(PATIENCE).await;
+        ended.unwrap_or_else(|e| panic!("{}: {e}", self.name));
+    }
+
     /// Ends the daemon with SIGTERM, which has to succeed.
     pub(crate) async fn stop(mut self) {
         let daemon = self.daemon.take().expect("it runs");

@@ -208,6 +208,17 @@ impl Daemon {
         self.process.kill();
     }
 
+    /// Ends it with SIGKILL and waits for that.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn killed(mut self, within: Duration) -> Result<Finished, LabError> {
+        self.process.kill();
+        let finished = self.process.finish(within).await;
+        self.reader.abort();
+        finished
+    }
+
     /// Ends it with SIGTERM and waits for that.
     ///
     /// # Errors

@@ -17,11 +17,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{MAX_FLOWS, Service, tcp, udp, wire};
+use super::{
+    MAX_FLOWS, Reach, Service, Wanted,
+    exit::{self, ExitError},
+    tcp, udp, wire,
+};
 use crate::{
     api::Notice,
     client::{Reader, Writer},
     error::{CliError, Code},
+    spec::Target,
 };
 
 /// Services exposed at once.
@@ -29,12 +34,14 @@ const MAX_SERVICES: usize = 256;
 /// Time to say which service is wanted.
 const ASK_TIME: Duration = Duration::from_secs(10);
 /// Time to connect to an exposed service.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// What is exposed; nothing by default.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Exposed {
     services: Mutex<HashMap<Service, CancellationToken>>,
+    /// How far peers get from here, if this node is an exit.
+    exit: Mutex<Option<(Reach, CancellationToken)>>,
 }
 
 impl Exposed {
@@ -63,12 +70,49 @@ impl Exposed {
         services.insert(service.clone(), CancellationToken::new());
         Ok(Exposure {
             exposed: Arc::clone(self),
-            service,
+            what: What::Service(service),
         })
+    }
+
+    /// Is an exit for as long as the returned value lives.
+    pub(in crate::daemon) fn add_exit(
+        self: &Arc<Self>,
+        reach: Reach,
+    ) -> Result<Exposure, CliError> {
+        let mut exit = self.exit();
+        if exit.is_some() {
+            let message = "this daemon is an exit already";
+            return Err(CliError::new(Code::Refused, message)
+                .hint("end the other `anyhop expose --exit` first"));
+        }
+        *exit = Some((reach, CancellationToken::new()));
+        Ok(Exposure {
+            exposed: Arc::clone(self),
+            what: What::Exit,
+        })
+    }
+
+    fn exit(&self) -> MutexGuard<'_, Option<(Reach, CancellationToken)>> {
+        // A single value: it is whole.
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, service: &Service) -> Option<CancellationToken> {
         self.services().get(service).cloned()
+    }
+
+    /// What is exposed over TCP at a port; of several, what this host itself serves.
+    fn find_port(&self, port: u16) -> Option<(Service, CancellationToken)> {
+        let services = self.services();
+        let at_port = services
+            .iter()
+            .filter(|(s, _)| !s.udp && s.target.port() == port);
+        let first = at_port.min_by_key(|(service, _)| {
+            let host = service.target.host();
+            let local = matches!(host, "localhost" | "127.0.0.1" | "::1");
+            (!local, host.to_owned())
+        });
+        first.map(|(service, token)| (service.clone(), token.clone()))
     }
 }
 
@@ -76,12 +120,26 @@ impl Exposed {
 #[derive(Debug)]
 pub(in crate::daemon) struct Exposure {
     exposed: Arc<Exposed>,
-    service: Service,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Service(Service),
+    Exit,
 }
 
 impl Drop for Exposure {
     fn drop(&mut self) {
-        if let Some(connections) = self.exposed.services().remove(&self.service) {
+        let connections = match &self.what {
+            What::Service(service) => self.exposed.services().remove(service),
+            What::Exit => self
+                .exposed
+                .exit()
+                .take()
+                .map(|(_, connections)| connections),
+        };
+        if let Some(connections) = connections {
             connections.cancel();
         }
     }
@@ -90,7 +148,10 @@ impl Drop for Exposure {
 /// Keeps a service exposed until the command leaves.
 pub(in crate::daemon) async fn expose(exposure: Exposure, mut reader: Reader, mut writer: Writer) {
     let ready = Notice::Ready {
-        exposed: Some(exposure.service.target.to_string()),
+        exposed: Some(match &exposure.what {
+            What::Service(service) => service.target.to_string(),
+            What::Exit => "exit".to_owned(),
+        }),
         local: None,
     };
     if writer.json(&ready).await.is_ok() {
@@ -131,11 +192,16 @@ async fn serve_stream(exposed: &Exposed, incoming: Incoming, room: bool) -> io::
         return Err(io::Error::other("it is one-way"));
     };
     let asked = timeout(ASK_TIME, wire::read_ask(&mut recv)).await??;
-    let Some(service) = asked else {
+    let Some(wanted) = asked else {
         return refuse(send, wire::Refusal::Bad, "").await;
     };
-    let Some(withdrawn) = exposed.find(&service) else {
-        tracing::info!(%peer, "refused a connection to {service}, which is not exposed");
+    let found = match &wanted {
+        Wanted::Exit(target) => return serve_exit(exposed, target, (peer, room), send, recv).await,
+        Wanted::Service(service) => exposed.find(service).map(|token| (service.clone(), token)),
+        Wanted::Port(port) => exposed.find_port(*port),
+    };
+    let Some((service, withdrawn)) = found else {
+        tracing::info!(%peer, "refused a connection to {wanted}, which is not exposed");
         return refuse(send, wire::Refusal::NotExposed, "").await;
     };
     if !room {
@@ -150,6 +216,41 @@ async fn serve_stream(exposed: &Exposed, incoming: Incoming, room: bool) -> io::
     match withdrawn.run_until_cancelled(work).await {
         Some(result) => result,
         None => Err(io::Error::other("the service is no longer exposed")),
+    }
+}
+
+async fn serve_exit(
+    exposed: &Exposed,
+    target: &Target,
+    (peer, room): (PeerId, bool),
+    mut send: SendStream,
+    recv: RecvStream,
+) -> io::Result<()> {
+    let exit = exposed.exit().clone();
+    let Some((reach, withdrawn)) = exit else {
+        tracing::info!(%peer, "refused a connection to {target}: this node is no exit");
+        return refuse(send, wire::Refusal::NoExit, "it is no exit").await;
+    };
+    if !room {
+        return refuse(send, wire::Refusal::Limit, "").await;
+    }
+    let work = async {
+        let tcp = match exit::connect(target, reach).await {
+            Ok(tcp) => tcp,
+            Err(ExitError::NotAllowed) => {
+                tracing::info!(%peer, "refused a connection to {target}: it is of this host's own networks");
+                let why = "it is no exit to its own host and networks";
+                return refuse(send, wire::Refusal::NoExit, why).await;
+            }
+            Err(ExitError::Failed(why)) => return connect_failed(send, &why).await,
+        };
+        tracing::debug!(%peer, "connected to {target} as an exit");
+        wire::write_go(&mut send).await?;
+        tcp::splice(tcp, send, recv).await.map_err(io::Error::other)
+    };
+    match withdrawn.run_until_cancelled(work).await {
+        Some(result) => result,
+        None => Err(io::Error::other("this node is no longer an exit")),
     }
 }
 
@@ -269,6 +370,34 @@ mod tests {
         drop(exposure);
         assert!(connections.is_cancelled());
         assert!(exposed.find(&service(1, false)).is_none());
+    }
+
+    #[test]
+    fn a_port_is_found_whatever_its_host_and_this_host_s_own_first() {
+        let exposed = Arc::new(Exposed::default());
+        assert!(exposed.find_port(22).is_none());
+        let of = |host: &str| Service::new(format!("{host}:22").parse().expect("valid"), false);
+        let exposures: Vec<_> = ["nas", "localhost", "camera"]
+            .map(|host| exposed.add(of(host)).expect("room"))
+            .into();
+        let _udp = exposed.add(service(22, true)).expect("room");
+        let found = exposed.find_port(22).map(|(service, _)| service);
+        assert_eq!(found, Some(of("localhost")));
+        drop(exposures);
+        assert!(exposed.find_port(22).is_none(), "UDP is another port");
+    }
+
+    #[test]
+    fn there_is_no_exit_but_one_and_only_as_long_as_it_is_exposed() {
+        let exposed = Arc::new(Exposed::default());
+        assert!(exposed.exit().is_none());
+        let exposure = exposed.add_exit(Reach::Public).expect("none yet");
+        let again = exposed.add_exit(Reach::All).map_err(|e| e.code);
+        assert_eq!(again.err(), Some(Code::Refused));
+        let (reach, connections) = exposed.exit().clone().expect("exposed");
+        assert_eq!(reach, Reach::Public);
+        drop(exposure);
+        assert!(connections.is_cancelled() && exposed.exit().is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{MAX_FLOWS, PROTOCOL, Service, tcp, udp, wire};
+use super::{MAX_FLOWS, Service, Wanted, tcp, udp};
 use crate::{
     api::Notice,
     client::{Reader, Writer},
@@ -47,11 +47,8 @@ enum Socket {
 impl Way {
     /// A stream to the service, agreed to by the peer.
     async fn open(&self) -> Result<(SendStream, RecvStream), CliError> {
-        let (mut send, mut recv) = self.node.open_bi(self.peer, PROTOCOL).await?;
-        // What breaks the ask shows in the answer, with its reason.
-        let _ = wire::write_ask(&mut send, &self.service).await;
-        wire::read_answer(&mut recv, self.peer, &self.service).await?;
-        Ok((send, recv))
+        let wanted = Wanted::Service(self.service.clone());
+        super::open(&self.node, self.peer, &wanted).await
     }
 }
 

@@ -9,9 +9,11 @@
 //! local    the listening side: sockets that become streams
 //! tcp      bytes both ways, with half-close; a reset stays a reset
 //! udp      datagrams with a length before each
+//! exit     connections to anywhere, by a node that allows it
 //! wire     the start of a stream
 //! ```
 
+mod exit;
 mod expose;
 mod local;
 mod tcp;
@@ -20,10 +22,14 @@ mod wire;
 
 use std::fmt;
 
+use anyhop::{Node, PeerId, RecvStream, SendStream};
+
+pub(super) use exit::Reach;
 pub(super) use expose::{Exposed, expose, serve};
 pub(super) use local::Forward;
+pub(super) use tcp::splice;
 
-use crate::spec::Target;
+use crate::{error::CliError, spec::Target};
 
 /// Name of the protocol.
 pub(super) const PROTOCOL: &str = "forward/1";
@@ -49,4 +55,38 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.target, if self.udp { " (UDP)" } else { "" })
     }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Exactly this, as it is exposed.
+    Service(Service),
+    /// What is exposed over TCP at this port.
+    Port(u16),
+    /// A TCP connection from the node to anywhere.
+    Exit(Target),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => service.fmt(f),
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Exit(target) => write!(f, "{target} as an exit"),
+        }
+    }
+}
+
+/// A stream to what is wanted of a peer, agreed to by it.
+pub(super) async fn open(
+    node: &Node,
+    peer: PeerId,
+    wanted: &Wanted,
+) -> Result<(SendStream, RecvStream), CliError> {
+    let (mut send, mut recv) = node.open_bi(peer, PROTOCOL).await?;
+    // What breaks the ask shows in the answer, with its reason.
+    let _ = wire::write_ask(&mut send, wanted).await;
+    wire::read_answer(&mut recv, peer, wanted).await?;
+    Ok((send, recv))
 }

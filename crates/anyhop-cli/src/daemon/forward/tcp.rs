@@ -13,7 +13,7 @@ const BUFFER: usize = 64 << 10;
 
 /// Carries both directions, each until its own end. When one is lost, the other is cut:
 /// the TCP side sees a reset and never a clean end, the stream's side likewise.
-pub(super) async fn splice(
+pub(in crate::daemon) async fn splice(
     mut tcp: TcpStream,
     mut send: SendStream,
     mut recv: RecvStream,

@@ -1,7 +1,10 @@
 //! The start of a `forward/1` stream.
 //!
 //! ```text
-//! ask     version 1 · 0 TCP or 1 UDP · u16 length · HOST:PORT
+//! ask     version 1 · what · u16 length · text
+//!         what: 0 TCP or 1 UDP to the HOST:PORT in the text, as it is exposed
+//!               2 TCP to what is exposed at the port in the text, whatever its host
+//!               3 TCP to the HOST:PORT in the text, by a node that is an exit
 //! answer  0, or a refusal · u16 length · reason
 //! ```
 
@@ -10,10 +13,14 @@ use std::io;
 use anyhop::PeerId;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::Service;
+use super::{Service, Wanted};
 use crate::error::{CliError, Code};
 
 const VERSION: u8 = 1;
+const TCP: u8 = 0;
+const UDP: u8 = 1;
+const PORT: u8 = 2;
+const EXIT: u8 = 3;
 /// Longest target or reason, bytes.
 const MAX_TEXT: usize = 512;
 
@@ -29,31 +36,43 @@ pub(super) enum Refusal {
     Limit = 3,
     /// The ask was not understood.
     Bad = 4,
+    /// The node is no exit, or not to there.
+    NoExit = 5,
 }
 
-/// Asks for a service.
+/// Asks for a connection or flow.
 pub(super) async fn write_ask(
     out: &mut (impl AsyncWrite + Unpin),
-    service: &Service,
+    wanted: &Wanted,
 ) -> io::Result<()> {
-    let mut head = vec![VERSION, u8::from(service.udp)];
-    push_text(&mut head, &service.target.to_string());
+    let (what, text) = match wanted {
+        Wanted::Service(service) => (u8::from(service.udp), service.target.to_string()),
+        Wanted::Port(port) => (PORT, port.to_string()),
+        Wanted::Exit(target) => (EXIT, target.to_string()),
+    };
+    let mut head = vec![VERSION, what];
+    push_text(&mut head, &text);
     out.write_all(&head).await
 }
 
 /// Reads an ask; `None` when it is of another version or no valid one.
-pub(super) async fn read_ask(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Service>> {
+pub(super) async fn read_ask(input: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Wanted>> {
     let mut head = [0; 2];
     input.read_exact(&mut head).await?;
     let Some(text) = read_text(input).await? else {
         return Ok(None);
     };
-    let udp = match head {
-        [VERSION, 0] => false,
-        [VERSION, 1] => true,
-        _ => return Ok(None),
+    let service = |udp| {
+        let target = text.parse().ok()?;
+        Some(Wanted::Service(Service::new(target, udp)))
     };
-    Ok(text.parse().ok().map(|target| Service::new(target, udp)))
+    Ok(match head {
+        [VERSION, TCP] => service(false),
+        [VERSION, UDP] => service(true),
+        [VERSION, PORT] => text.parse().ok().filter(|p| *p > 0).map(Wanted::Port),
+        [VERSION, EXIT] => text.parse().ok().map(Wanted::Exit),
+        _ => None,
+    })
 }
 
 /// Agrees.
@@ -76,18 +95,18 @@ pub(super) async fn write_refusal(
 pub(super) async fn read_answer(
     input: &mut (impl AsyncRead + Unpin),
     peer: PeerId,
-    service: &Service,
+    wanted: &Wanted,
 ) -> Result<(), CliError> {
     let lost = |e: io::Error| {
         CliError::new(
             Code::Lost,
-            format!("{peer} did not answer whether it forwards to {service}: {e}"),
+            format!("{peer} did not answer whether it forwards to {wanted}: {e}"),
         )
     };
     let kind = input.read_u8().await.map_err(lost)?;
     let reason = read_text(input).await.map_err(lost)?.unwrap_or_default();
     let refused = |code, why: &str, hint: &str| {
-        Err(CliError::new(code, format!("{peer} does not forward to {service}: {why}")).hint(hint))
+        Err(CliError::new(code, format!("{peer} does not forward to {wanted}: {why}")).hint(hint))
     };
     match kind {
         0 => Ok(()),
@@ -101,6 +120,11 @@ pub(super) async fn read_answer(
             Code::Limit,
             "it forwards as many connections as it may",
             "close some, or try again later",
+        ),
+        5 => refused(
+            Code::Refused,
+            &reason,
+            "`anyhop expose --exit` there makes it an exit; with --allow-private one to its own networks, too",
         ),
         _ => refused(
             Code::Failed,
@@ -143,18 +167,27 @@ mod tests {
             .block_on(future)
     }
 
-    fn service(text: &str, udp: bool) -> Service {
-        Service::new(text.parse().expect("valid"), udp)
+    fn service(text: &str, udp: bool) -> Wanted {
+        Wanted::Service(Service::new(text.parse().expect("valid"), udp))
     }
 
     #[test]
     fn the_wire_format_is_pinned() {
+        let exit = "example.org:443".parse().expect("valid");
+        let table: [(Wanted, &[u8]); 4] = [
+            (service("h:80", false), b"\x01\0\0\x04h:80"),
+            (service("[::1]:80", true), b"\x01\x01\0\x08[::1]:80"),
+            (Wanted::Port(22), b"\x01\x02\0\x0222"),
+            (Wanted::Exit(exit), b"\x01\x03\0\x0fexample.org:443"),
+        ];
         block_on(async {
-            let mut out = Vec::new();
-            write_ask(&mut out, &service("[::1]:80", true))
-                .await
-                .expect("a Vec");
-            assert_eq!(out, b"\x01\x01\x00\x08[::1]:80");
+            for (wanted, expected) in table {
+                let mut out = Vec::new();
+                write_ask(&mut out, &wanted).await.expect("a Vec");
+                assert_eq!(out, expected);
+                let read = read_ask(&mut &out[..]).await.expect("whole");
+                assert_eq!(read, Some(wanted));
+            }
             let mut out = Vec::new();
             write_refusal(&mut out, Refusal::ConnectFailed, "no")
                 .await
@@ -164,26 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn asks_arrive_as_they_were_sent() {
-        for (text, udp) in [("localhost:22", false), ("[2001:db8::1]:53", true)] {
-            block_on(async {
-                let mut out = Vec::new();
-                write_ask(&mut out, &service(text, udp))
-                    .await
-                    .expect("a Vec");
-                let read = read_ask(&mut &out[..]).await.expect("whole");
-                assert_eq!(read, Some(service(text, udp)));
-            });
-        }
-    }
-
-    #[test]
     fn each_refusal_tells_its_reason_and_class() {
         let table = [
             (Refusal::NotExposed, Code::Refused, "not exposed"),
             (Refusal::ConnectFailed, Code::Failed, "the reason"),
             (Refusal::Limit, Code::Limit, "as many"),
             (Refusal::Bad, Code::Failed, "understand"),
+            (Refusal::NoExit, Code::Refused, "the reason"),
         ];
         for (refusal, code, says) in table {
             block_on(async {

@@ -38,6 +38,25 @@ impl NetworkOverlay {
 }
 
 impl NetworkHandle {
+    /// The addresses of a member for IP packets, its own of the network first; none of who is
+    /// no member.
+    #[must_use]
+    pub fn overlay_addresses(&self, peer: PeerId) -> Vec<IpAddr> {
+        let overlay = self.overlay();
+        let mut members = overlay.me.iter().chain(&overlay.others);
+        let member = members.find(|m| m.peer == peer);
+        member.map_or_else(Vec::new, |m| m.routes.iter().map(Prefix::first).collect())
+    }
+
+    /// The member that has an address for IP packets.
+    #[must_use]
+    pub fn overlay_owner(&self, ip: IpAddr) -> Option<PeerId> {
+        let overlay = self.overlay();
+        let mut members = overlay.me.iter().chain(&overlay.others);
+        let has = |m: &&VpnPeer| m.routes.iter().any(|host| host.first() == ip);
+        members.find(has).map(|m| m.peer)
+    }
+
     /// Who has which addresses, as everybody in the network computes it.
     pub(crate) fn overlay(&self) -> NetworkOverlay {
         let space = Overlay::of(self.id());
