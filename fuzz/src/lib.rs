@@ -51,6 +51,8 @@ targets! {
     circuit_frames: circuit_contents,
     route_frames: route_contents,
     message_header: message_headers,
+    topic_frames: topic_contents,
+    topic_post: post_payloads,
     udp_payload: udp_payloads,
     websocket_frames: websocket_streams,
     statement_decode: signed_statements,

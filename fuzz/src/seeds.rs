@@ -1,5 +1,6 @@
 //! Valid inputs for the targets to start from.
 
+mod broadcast;
 mod network;
 mod vpn;
 
@@ -30,6 +31,7 @@ use anyhop_proto::{
 
 use crate::targets::{NOW_UNIX_S, network, signer};
 
+pub(crate) use broadcast::{post_payloads, topic_contents};
 pub(crate) use network::{
     backups, invitation_texts, network_contents, network_states, signed_statements,
     statement_payloads,

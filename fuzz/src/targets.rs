@@ -1,6 +1,7 @@
 //! The targets: each takes any bytes, says whether they were valid, and panics only when
 //! a property breaks.
 
+mod broadcast;
 mod network;
 mod vpn;
 
@@ -29,6 +30,7 @@ use anyhop_proto::{
     websocket::{Decoder, Frame, Sender, WebSocketError},
 };
 
+pub use broadcast::{topic_frames, topic_post};
 pub use network::{
     backup_text, charter, invitation_text, network_frames, network_state, statement_decode,
     statement_payload,

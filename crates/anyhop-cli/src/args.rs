@@ -162,6 +162,8 @@ pub(crate) enum LabCommand {
     Run(LabRunArgs),
     /// Transfer data while the paths beneath it change at random
     Chaos(LabChaosArgs),
+    /// Publish among thousands of simulated nodes, and measure reach, copies, hops and time
+    Broadcast(LabBroadcastArgs),
 }
 
 /// `lab run`.
@@ -189,6 +191,49 @@ pub(crate) struct LabChaosArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000_000_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub(crate) bytes: u64,
+}
+
+/// `lab broadcast`.
+#[derive(Debug, Args)]
+pub(crate) struct LabBroadcastArgs {
+    /// How many nodes
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000,10000",
+          value_parser = clap::value_parser!(u32).range(2..=20_000))]
+    pub(crate) nodes: Vec<u32>,
+    /// Share of frames lost, percent [default: each situation of the table]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u8).range(0..=50))]
+    pub(crate) loss: Option<u8>,
+    /// Share of nodes killed while a post spreads, percent
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u8).range(0..=90))]
+    pub(crate) killed: Option<u8>,
+    /// Share of nodes replaced each minute, percent
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) churn: Option<u8>,
+    /// How posts spread
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "tree,gossip,raintree"
+    )]
+    pub(crate) strategy: Vec<LabStrategy>,
+    /// Decides everything that is random
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the table into this document, between its marks
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+/// Strategies of `lab broadcast`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LabStrategy {
+    /// HyParView and PlumTree
+    Tree,
+    /// Every post to every neighbour
+    Gossip,
+    /// RainTree over the list of all nodes
+    Raintree,
 }
 
 /// `lab matrix`.

@@ -9,10 +9,12 @@
 //! - [`matrix`]: every kind of NAT with each, and what the model says of them.
 //! - [`scenario`]: networks, faults and traffic written down in a file, and [`chaos`], one
 //!   made at random.
+//! - [`broadcast`]: thousands of machines, and how far and how fast posts reach them.
 //! - [`rotation`]: what a new swarm key takes and costs in a network of many members.
 //! - [`clock`]: virtual time.
 //! - [`demo`]: four nodes on a virtual network show what Anyhop does.
 
+pub mod broadcast;
 pub mod chaos;
 pub mod clock;
 pub mod demo;

@@ -16,8 +16,10 @@
 //! | [`network`] | who belongs to a private network, and which packets it takes notice of |
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
+//! | [`broadcast`] | how posts reach everybody on a topic |
 //! | [`control`] | the other small control frames: hello, lookup, punch, attach |
 
+pub mod broadcast;
 pub mod carrier;
 pub mod circuit;
 pub mod control;

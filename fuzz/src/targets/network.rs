@@ -130,7 +130,7 @@ pub fn backup_text(data: &[u8]) -> bool {
 }
 
 /// The content of one of our own frames.
-fn content(frame: &[u8]) -> &[u8] {
+pub(super) fn content(frame: &[u8]) -> &[u8] {
     let max = MAX_GOSSIP_FRAME * 2;
     let content = anyhop_proto::take_frame(&mut &*frame, max).expect("a frame of our own");
     content.expect("is complete")

@@ -1,9 +1,7 @@
 //! `lab matrix`.
 
-use std::path::Path;
-
 use anyhop_lab::{
-    matrix::{self, Family, MissingMarks, Options, Report, replace_between_marks},
+    matrix::{self, Family, Options, Report, replace_between_marks},
     netns::{
         self,
         matrix::{Comparison, own_binary},
@@ -11,6 +9,7 @@ use anyhop_lab::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::replace;
 use crate::{
     args::{LabFamily, LabMatrixArgs},
     error::{CliError, Code},
@@ -117,22 +116,4 @@ async fn measure(options: Options) -> Result<Report, CliError> {
     running
         .await
         .map_err(|e| CliError::new(Code::Failed, format!("the matrix broke off: {e}")))
-}
-
-/// Writes the document anew with what `replaced` makes of it.
-fn replace(
-    path: &Path,
-    replaced: impl Fn(&str) -> Result<String, MissingMarks>,
-) -> Result<(), CliError> {
-    let failed = |why: String| {
-        CliError::new(
-            Code::Failed,
-            format!("cannot write the table into {}: {why}", path.display()),
-        )
-    };
-    let document = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    let document = replaced(&document).map_err(|e| {
-        failed(e.to_string()).hint("docs/connectivity.md of the project shows where they stand")
-    })?;
-    std::fs::write(path, document).map_err(|e| failed(e.to_string()))
 }
