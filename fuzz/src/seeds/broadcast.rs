@@ -86,15 +86,12 @@ pub(crate) fn topic_contents() -> Vec<Vec<u8>> {
             peers: vec![peer(3)],
         },
     ]);
-    let encode = |frame| {
-        TopicFrame {
-            topic: TOPIC,
-            frame,
-        }
-        .encode()
+    let of_topic = |frame| {
+        let topic = TOPIC;
+        Frames::Frame(TopicFrame { topic, frame })
     };
-    let mut frames: Vec<_> = frames.into_iter().map(encode).collect();
-    frames.push(encode_announcement(&[TOPIC]));
+    let mut frames: Vec<_> = frames.into_iter().map(of_topic).collect();
+    frames.push(Frames::Announcement(vec![TOPIC]));
     let content = |frame: Frames| {
         let encoded = frame.encode();
         let mut rest = &encoded[..];

@@ -129,7 +129,7 @@ mod pb {
         pub(super) topic: Vec<u8>,
         #[prost(
             oneof = "Body",
-            tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
+            tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
         )]
         pub(super) body: Option<Body>,
     }
