@@ -24,6 +24,7 @@
 //! - [`Session`] is what holds between two nodes; its paths come and go.
 //! - [`SendStream`] and [`RecvStream`] carry bytes, opened by protocol name.
 //! - [`Message`]s are single values with a type: sent, or asked with a reply.
+//! - A [`Topic`] carries single values to everybody who is on it.
 //! - [`net`] is the seam to the operating system, and to a simulator.
 
 mod carrier;
@@ -40,6 +41,7 @@ mod node;
 mod private;
 mod session;
 mod stream;
+mod topic;
 mod vpn;
 
 pub use anyhop_base::{BadRule, Direction, Ports, Protocol, Role, Rule, Verdict, Who};
@@ -81,6 +83,10 @@ pub use private::{
 };
 pub use session::Session;
 pub use stream::{Incoming, RecvStream, SendStream};
+pub use topic::{
+    DeliveryReport, PostId, PostVerdict, Posted, Published, SUBSCRIPTION_QUEUE, Subscription,
+    Topic, TopicError, TopicInfo, VERDICT_WITHIN,
+};
 pub use vpn::{
     DNS_PORT, NameServer, NameServerConfig, VPN_MTU, Vpn, VpnConfig, VpnError, VpnMode, VpnOptions,
     VpnPeer, VpnPeerStatus, VpnStatus,

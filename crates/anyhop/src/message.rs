@@ -19,6 +19,27 @@ pub enum Encoding {
     Protobuf,
 }
 
+impl Encoding {
+    pub(crate) fn tag(self) -> u32 {
+        match self {
+            Self::Binary => 0,
+            Self::Utf8 => 1,
+            Self::Json => 2,
+            Self::Protobuf => 3,
+        }
+    }
+
+    /// An unknown tag is read as bytes: the body is intact, only its reading is not.
+    pub(crate) fn from_tag(tag: u32) -> Self {
+        match tag {
+            1 => Self::Utf8,
+            2 => Self::Json,
+            3 => Self::Protobuf,
+            _ => Self::Binary,
+        }
+    }
+}
+
 /// A typed value to send to a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {

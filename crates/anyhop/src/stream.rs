@@ -153,6 +153,12 @@ impl SendStream {
         }
     }
 
+    /// Streams of a higher priority are sent first; 0 unless told otherwise.
+    pub(crate) fn set_priority(&self, priority: i32) {
+        // Fails only when the stream has ended: then there is nothing to be sent.
+        let _ = self.inner.set_priority(priority);
+    }
+
     /// Abandons the stream; the peer's reader fails with `code`. Codes below
     /// `0x6000_0000` are the application's.
     pub fn reset(&mut self, code: u32) {

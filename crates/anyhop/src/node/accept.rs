@@ -192,6 +192,7 @@ impl Inner {
             Some(protocols::REKEY) => {
                 Box::pin(rekey::serve(Arc::clone(self), conn, send, recv)).await
             }
+            Some(protocols::BODY) => Box::pin(self.serve_body(send, recv)).await,
             Some(protocols::ATTACH) => Box::pin(self.serve_attach(send, recv)).await,
             Some(protocols::CIRCUIT) => {
                 Box::pin(circuit::serve(Arc::clone(self), conn, send, recv)).await;
@@ -219,6 +220,10 @@ impl Inner {
             } else if name == node.protocol(protocols::MEMBERSHIP) {
                 if let Err(e) = node.serve_gossip(&conn, &mut recv).await {
                     tracing::debug!(peer = %conn.peer, error = %e, "gossip ended early");
+                }
+            } else if name == node.protocol(protocols::TOPICS) {
+                if let Err(e) = node.serve_topics(&conn, &mut recv).await {
+                    tracing::debug!(peer = %conn.peer, error = %e, "frames of topics ended early");
                 }
             } else if name == node.protocol(protocols::GREET) {
                 if let Err(e) = node.serve_greetings(&conn, &mut recv).await {

@@ -88,27 +88,6 @@ impl Inbox {
     }
 }
 
-impl Encoding {
-    fn tag(self) -> u32 {
-        match self {
-            Self::Binary => 0,
-            Self::Utf8 => 1,
-            Self::Json => 2,
-            Self::Protobuf => 3,
-        }
-    }
-
-    /// An unknown tag is read as bytes: the body is intact, only its reading is not.
-    fn from_tag(tag: u32) -> Self {
-        match tag {
-            1 => Self::Utf8,
-            2 => Self::Json,
-            3 => Self::Protobuf,
-            _ => Self::Binary,
-        }
-    }
-}
-
 fn check(message: &Message, limit: usize) -> Result<(), MessageError> {
     let size = message.body.len();
     if size > limit {

@@ -23,6 +23,7 @@ pub(crate) mod punch;
 mod records;
 mod registry;
 mod start;
+mod topics;
 pub(crate) mod trace;
 mod ways;
 mod websocket;
@@ -45,6 +46,7 @@ use anyhop_proto::{
     nat::Family,
     route::{PerNeighbour, SearchBook},
 };
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
@@ -58,12 +60,14 @@ pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
 pub(crate) use monitor::Network;
 pub use private::{InviteOptions, NetworkHandle};
+pub(crate) use topics::Member;
 pub(crate) use ways::Apart;
 
 use crate::{
-    Config, DialError, Incoming, KeyRing, MadeUnder, Message, MessageError, NatStatus, NoSwarmKey,
-    NodeStatus, PathInfo, PathKind, Pong, ProtocolTaken, Received, RecvStream, RelayStatus,
-    SendStream, Session, SessionInfo, StartError, StreamError,
+    Config, DialError, Encoding, Incoming, KeyRing, MadeUnder, Message, MessageError, NatStatus,
+    NoSwarmKey, NodeStatus, PathInfo, PathKind, Pong, ProtocolTaken, Published, Received,
+    RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError, StreamError, Topic,
+    TopicError, TopicInfo,
     circuit::Circuits,
     engine::{Engine, Fabric, Swarm},
     net::{Host, LiveSocket, OsHost},
@@ -88,6 +92,8 @@ pub(crate) mod protocols {
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
     pub(crate) const REKEY: &str = "rekey/1";
+    pub(crate) const TOPICS: &str = "topics/1";
+    pub(crate) const BODY: &str = "body/1";
     pub(crate) const PING: &str = "ping/1";
     /// Prefix of the applications' protocols.
     pub(crate) const APP: &str = "app/";
@@ -235,6 +241,7 @@ pub(crate) struct Inner {
     mappings: Mutex<mapping::Mappings>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
+    topics: topics::TopicsShell,
     record_dirty: Notify,
     session_changed: Notify,
     /// Told to the packet plane: a connection came or went, or selected another path.
@@ -640,6 +647,41 @@ impl Node {
             received = self.0.inbox.pop() => Some(received),
             () = self.0.stop.cancelled() => None,
         }
+    }
+
+    /// A topic of this network, which the node goes on: it gets and passes on what is
+    /// published there as long as a handle or a subscription is held.
+    ///
+    /// # Errors
+    /// When the name is too long, or the node is on too many topics.
+    pub fn topic(&self, name: &str) -> Result<Topic, TopicError> {
+        self.0.topic(name)
+    }
+
+    /// What goes to all nodes of the network: a topic that everybody passes on.
+    ///
+    /// # Errors
+    /// As [`topic`](Self::topic).
+    pub fn to_all(&self) -> Result<Topic, TopicError> {
+        self.0.topic("")
+    }
+
+    /// Publishes to all nodes of the network; see [`Topic::publish`].
+    ///
+    /// # Errors
+    /// As [`Topic::publish`].
+    pub fn broadcast(
+        &self,
+        encoding: Encoding,
+        body: impl Into<Bytes>,
+    ) -> Result<Published, TopicError> {
+        self.to_all()?.publish(encoding, body)
+    }
+
+    /// The topics that this node is on.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.0.topic_infos()
     }
 
     /// What happens on this node from now on. A reader that lags loses the oldest.

@@ -142,6 +142,7 @@ impl Inner {
         self.session_changed.notify_waiters();
         self.links_changed.notify_one();
         self.member_connected(peer);
+        self.topics_connected(peer);
         // Not cancelled on stop: it ends with its connection, which the stop closes.
         let span = tracing::debug_span!("conn", id, role = ?conn.role);
         self.spawn_unstopped(driver.run().instrument(span));
@@ -149,7 +150,7 @@ impl Inner {
     }
 
     /// A connection's driver has ended.
-    pub(crate) fn conn_ended(&self, conn: &Conn, reason: &str) {
+    pub(crate) fn conn_ended(self: &Arc<Self>, conn: &Conn, reason: &str) {
         let last = {
             let mut sessions = self.sessions.lock().expect("no holder panics");
             let (peer, last) = (conn.peer, sessions.remove(conn));
@@ -168,6 +169,7 @@ impl Inner {
         };
         if last {
             self.member_disconnected(conn.peer);
+            self.topics_disconnected(conn.peer);
         }
         self.fabric
             .switch

@@ -24,6 +24,7 @@ use super::{
     mdns::LocalPeers,
     private::Private,
     records,
+    topics::TopicsShell,
     websocket::WebSockets,
     willing::Willing,
 };
@@ -109,6 +110,7 @@ pub(super) fn start(
         mappings: Mutex::default(),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
+        topics: TopicsShell::new(me, network_id),
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
         links_changed: Notify::new(),
@@ -124,6 +126,7 @@ pub(super) fn start(
     inner.spawn(Arc::clone(&inner).accept_connections());
     inner.spawn(Arc::clone(&inner).keep_record());
     inner.spawn(Arc::clone(&inner).keep_attachments());
+    inner.spawn(Arc::clone(&inner).keep_topics());
     for family in [Family::V4, Family::V6] {
         let mut local = inner.fabric.local_addrs().into_iter();
         if local.any(|a| Family::of(&a) == family) {
