@@ -290,7 +290,7 @@ impl World {
                     Strategy::Gossip => Box::new(Flood::default()),
                     _ => Box::new(Tree::new(now, self.rng.random())),
                 };
-                let view = View::new(now, peer, self.rng.random());
+                let view = Box::new(View::new(now, peer, self.rng.random()));
                 let overlay = Overlay::Chosen(view);
                 let topic = Topic::new(peer, overlay, spreading, self.rng.random());
                 Machine::Topic(Box::new(topic))

@@ -387,16 +387,13 @@ impl Strategy for RainTree {
                     self.awaited.remove(&(id, from));
                 }
             }
-            Frame::Summary { digest, answer } => {
-                let own = self.history.digest();
-                if digest != own {
-                    let ids: Vec<_> = self.history.kept().collect();
-                    self.transmits.push_back((from, Frame::IHave(ids)));
-                    if !answer {
-                        let (digest, answer) = (own, true);
-                        let summary = Frame::Summary { digest, answer };
-                        self.transmits.push_back((from, summary));
-                    }
+            Frame::Summary { digest, answer } if digest != self.history.digest() => {
+                let ids: Vec<_> = self.history.kept().collect();
+                self.transmits.push_back((from, Frame::IHave(ids)));
+                if !answer {
+                    let (digest, answer) = (self.history.digest(), true);
+                    let summary = Frame::Summary { digest, answer };
+                    self.transmits.push_back((from, summary));
                 }
             }
             _ => {}

@@ -32,7 +32,7 @@ pub enum Overlay {
     /// The caller says who is one: all peers with a session.
     Given,
     /// They are chosen among those who are on the topic.
-    Chosen(View),
+    Chosen(Box<View>),
 }
 
 /// Who has a post, as far as answers came in time.

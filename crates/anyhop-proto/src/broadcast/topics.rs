@@ -120,7 +120,7 @@ impl Topics {
             self.open_broadcast(now);
             return true;
         }
-        let view = View::new(now, self.me, self.rng.random());
+        let view = Box::new(View::new(now, self.me, self.rng.random()));
         self.open(now, id, Overlay::Chosen(view));
         self.announce();
         let on_it = self.peers.iter().filter(|(_, on)| on.contains(&id));

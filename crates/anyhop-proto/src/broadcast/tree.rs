@@ -79,6 +79,7 @@ struct Pending {
 }
 
 /// How a post is passed on.
+#[derive(Clone, Copy)]
 struct Spread<'a> {
     hops: u8,
     late: bool,
@@ -385,13 +386,11 @@ impl Strategy for Tree {
                     link.eager = false;
                 }
             }
-            Frame::Summary { digest, answer } => {
-                if digest != self.history.digest() {
-                    self.announce_all(from);
-                    if !answer {
-                        let summary = self.summary(true);
-                        self.send(from, summary);
-                    }
+            Frame::Summary { digest, answer } if digest != self.history.digest() => {
+                self.announce_all(from);
+                if !answer {
+                    let summary = self.summary(true);
+                    self.send(from, summary);
                 }
             }
             _ => {}
