@@ -58,10 +58,10 @@ pub(crate) fn ethernet_frames() -> Vec<Vec<u8>> {
     };
     let ipv6 = [0x86, 0xdd];
     let tagged = [0x81, 0, 0, 7, 0x86, 0xdd];
-    vec![
-        [frame(0, 2, 1, &ipv6), frame(1, 1, 2, &ipv6)].concat(),
-        frame(1, 1, 2, &tagged),
-    ]
+    // Where a member is, is learned from what it sends.
+    [&ipv6[..], &tagged]
+        .map(|kind| [frame(1, 1, 2, kind), frame(0, 2, 1, kind)].concat())
+        .into()
 }
 
 /// Two TCP segments that follow each other, and the length of the first in front.
