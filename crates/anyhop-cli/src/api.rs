@@ -13,6 +13,10 @@
 //! POST /v1/send?MessageQuery          body as it is -> Sent
 //! POST /v1/request?MessageQuery       body as it is -> MessageReport
 //! POST /v1/recv                       upgrade: RecvAsk / RecvTell
+//! POST /v1/publish?PublishQuery       body as it is -> PublishReport
+//! POST /v1/subscribe?TopicQuery       upgrade: PostTell and the body, for each post
+//! GET  /v1/subscribe?TopicQuery       server-sent events, PostReport in each
+//! GET  /v1/topics                     [TopicInfo]
 //! POST /v1/cat/{peer}?CatQuery        upgrade: data both ways
 //! POST /v1/cat-listen?CatQuery        upgrade: data both ways
 //! POST /v1/expose?ExposeQuery         upgrade: Notice, as long as it is open
@@ -34,6 +38,7 @@
 
 pub(crate) mod firewall;
 pub(crate) mod network;
+pub(crate) mod topic;
 
 use std::net::SocketAddr;
 
@@ -258,19 +263,13 @@ pub(crate) struct MessageReport {
 impl MessageReport {
     /// Of a message.
     pub(crate) fn new(from: PeerId, message: &Message, request: bool) -> Self {
-        let text = match message.encoding {
-            Encoding::Utf8 | Encoding::Json => std::str::from_utf8(&message.body).ok(),
-            Encoding::Binary | Encoding::Protobuf => None,
-        };
+        let (body, body_base64) = shown(message.encoding, &message.body);
         Self {
             from: from.to_base58(),
             kind: message.kind.clone(),
             encoding: message.encoding,
-            body: match text {
-                Some(text) => text.to_owned(),
-                None => BASE64_STANDARD.encode(&message.body),
-            },
-            body_base64: text.is_none(),
+            body,
+            body_base64,
             request,
         }
     }
@@ -286,6 +285,18 @@ impl MessageReport {
     }
 }
 
+/// A body as it is shown: as text, or in base64, and which.
+pub(crate) fn shown(encoding: Encoding, body: &[u8]) -> (String, bool) {
+    let text = match encoding {
+        Encoding::Utf8 | Encoding::Json => std::str::from_utf8(body).ok(),
+        Encoding::Binary | Encoding::Protobuf => None,
+    };
+    match text {
+        Some(text) => (text.to_owned(), false),
+        None => (BASE64_STANDARD.encode(body), true),
+    }
+}
+
 /// What `recv` asks of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -294,6 +305,9 @@ pub(crate) enum RecvAsk {
     Take {
         /// How long to wait.
         timeout_ms: Option<u64>,
+        /// Only messages of this type.
+        #[serde(default)]
+        kind: Option<String>,
     },
     /// The message taken was printed; a request goes unanswered.
     Done,

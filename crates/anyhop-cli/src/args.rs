@@ -104,6 +104,14 @@ pub(crate) enum Command {
     Request(RequestArgs),
     /// Take received messages from the inbox
     Recv(RecvArgs),
+    /// Publish to all nodes of the network
+    Broadcast(WhatArgs),
+    /// Publish to everybody on a topic
+    Publish(PublishArgs),
+    /// Print what is published on a topic, or to all, as long as this runs
+    Subscribe(SubscribeArgs),
+    /// List the topics this node is on
+    Topics,
     /// Connect standard input and output to a peer over one stream
     Cat(CatArgs),
     /// Let peers connect to HOST:PORT through this node, as long as this runs
@@ -430,9 +438,48 @@ pub(crate) struct RequestArgs {
     pub(crate) timeout: f64,
 }
 
+/// What `publish` and `broadcast` publish.
+#[derive(Debug, Args)]
+pub(crate) struct WhatArgs {
+    /// The body; `-` reads standard input
+    #[arg(value_name = "TEXT|-", allow_hyphen_values = true)]
+    pub(crate) body: String,
+    /// How the body is to be read
+    #[arg(long, value_enum, default_value_t = EncodingArg::Utf8)]
+    pub(crate) encoding: EncodingArg,
+}
+
+/// `publish`.
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// The topic's name
+    #[arg(value_name = "TOPIC", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) what: WhatArgs,
+}
+
+/// `subscribe`.
+#[derive(Debug, Args)]
+pub(crate) struct SubscribeArgs {
+    /// The topic's name [default: what goes to all nodes]
+    #[arg(value_name = "TOPIC", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) topic: Option<String>,
+    /// End after this many posts [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Seconds to wait for each post. When they pass, --count not reached is an error;
+    /// without --count it just ends
+    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    pub(crate) timeout: Option<f64>,
+}
+
 /// `recv`.
 #[derive(Debug, Args)]
 pub(crate) struct RecvArgs {
+    /// Only messages of this type; others stay in the inbox
+    #[arg(long = "type", value_name = "T")]
+    pub(crate) kind: Option<String>,
     /// End after this many messages [default: never]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,

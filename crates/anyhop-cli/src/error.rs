@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhop::{
     BadRule, DialError, ErrorKind, JoinError, JournalError, MembershipError, MessageError,
-    NetworkError, StartError, StoreError, StreamError, VpnError,
+    NetworkError, StartError, StoreError, StreamError, TopicError, VpnError,
 };
 use anyhop_os::{HostError, nft::NftError};
 use axum::http::StatusCode;
@@ -190,6 +190,20 @@ impl From<MessageError> for CliError {
         let mut error = Self::new(e.kind().into(), e.to_string());
         error.hint = hint;
         error
+    }
+}
+
+impl From<TopicError> for CliError {
+    fn from(e: TopicError) -> Self {
+        let hint = match &e {
+            TopicError::NameTooLong(_) => "choose a shorter name for the topic",
+            TopicError::NotText => "choose another --encoding: binary takes any bytes",
+            TopicError::TooLarge { .. } => {
+                "send it over a stream, which has no size limit: `anyhop cat`"
+            }
+            _ => return Self::new(e.kind().into(), e.to_string()),
+        };
+        Self::new(e.kind().into(), e.to_string()).hint(hint)
     }
 }
 

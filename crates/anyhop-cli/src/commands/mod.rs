@@ -18,11 +18,14 @@ mod path;
 mod peers;
 mod ping;
 mod port;
+mod publish;
 mod recv;
 mod request;
 mod send;
 mod socks;
 mod status;
+mod subscribe;
+mod topics;
 mod trace;
 mod up;
 mod vpn;
@@ -96,6 +99,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Send(args) => send::run(&context, args).await,
         Command::Request(args) => request::run(&context, args).await,
         Command::Recv(args) => recv::run(&context, args).await,
+        Command::Broadcast(args) => publish::run(&context, String::new(), args).await,
+        Command::Publish(args) => publish::run(&context, args.topic, args.what).await,
+        Command::Subscribe(args) => subscribe::run(&context, args).await,
+        Command::Topics => topics::run(&context).await,
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Expose(args) => expose::run(&context, &args).await,
         Command::Forward(args) => forward::run(&context, &args).await,

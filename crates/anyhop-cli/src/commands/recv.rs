@@ -19,7 +19,7 @@ pub(super) async fn run(context: &Context, args: RecvArgs) -> Result<(), CliErro
         .map(|s| u64::try_from(output::seconds(s).as_millis()).unwrap_or(u64::MAX));
     let mut got = 0;
     while args.count.is_none_or(|count| got < count) {
-        let Some(message) = take(&mut reader, &mut writer, timeout_ms).await? else {
+        let Some(message) = take(&mut reader, &mut writer, timeout_ms, &args.kind).await? else {
             return match args.count {
                 None => Ok(()),
                 Some(count) => Err(too_few(got, count, args.timeout.unwrap_or_default())),
@@ -42,8 +42,10 @@ async fn take(
     reader: &mut Reader,
     writer: &mut Writer,
     timeout_ms: Option<u64>,
+    kind: &Option<String>,
 ) -> Result<Option<MessageReport>, CliError> {
-    tell(writer, &RecvAsk::Take { timeout_ms }).await?;
+    let kind = kind.clone();
+    tell(writer, &RecvAsk::Take { timeout_ms, kind }).await?;
     match next(reader).await? {
         RecvTell::Nothing => Ok(None),
         head @ RecvTell::Message { size, .. } => {

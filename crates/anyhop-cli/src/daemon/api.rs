@@ -6,6 +6,7 @@
 mod firewall;
 mod network;
 mod ports;
+mod topic;
 mod vpn;
 
 use std::{sync::Arc, time::Duration};
@@ -63,6 +64,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/socks", post(socks))
         .route("/v1/bench/{peer}", post(bench))
         .merge(network::routes())
+        .merge(topic::routes())
         .merge(ports::routes())
         .merge(vpn::routes())
         .merge(firewall::routes())

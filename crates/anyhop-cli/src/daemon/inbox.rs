@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -46,21 +47,36 @@ impl Inbox {
 
     fn give_back(&self, message: Received) {
         self.returned().push_front(message);
-        self.given_back.notify_one();
+        self.given_back.notify_waiters();
     }
 
-    /// The next message; `None` once the node is closed.
-    async fn take(&self) -> Option<Received> {
+    /// The next message, or the next one of a type; `None` once the node is closed.
+    async fn take(&self, kind: Option<&str>) -> Option<Received> {
         loop {
-            if let Some(message) = self.returned().pop_front() {
+            let mut given_back = pin!(self.given_back.notified());
+            // From here on what is given back is noticed.
+            given_back.as_mut().enable();
+            if let Some(message) = self.take_returned(kind) {
                 return Some(message);
             }
+            let next = async {
+                match kind {
+                    Some(kind) => self.node.recv_type(kind).await,
+                    None => self.node.recv().await,
+                }
+            };
             tokio::select! {
-                message = self.node.recv() => return message,
-                // A permit of an earlier give-back is kept, so none is missed.
-                () = self.given_back.notified() => {}
+                message = next => return message,
+                () = given_back => {}
             }
         }
+    }
+
+    fn take_returned(&self, kind: Option<&str>) -> Option<Received> {
+        let mut returned = self.returned();
+        let wanted = |r: &Received| kind.is_none_or(|kind| r.message.kind == kind);
+        let at = returned.iter().position(wanted)?;
+        returned.remove(at)
     }
 }
 
@@ -89,8 +105,9 @@ pub(super) async fn serve(inbox: &Inbox, mut reader: Reader, mut writer: Writer)
     loop {
         let result = match reader.next_json::<RecvAsk>().await {
             Ok(None) => return,
-            Ok(Some(RecvAsk::Take { timeout_ms })) => {
-                hand_over(inbox, &mut reader, &mut writer, timeout_ms).await
+            Ok(Some(RecvAsk::Take { timeout_ms, kind })) => {
+                let wanted = (timeout_ms, kind.as_deref());
+                hand_over(inbox, &mut reader, &mut writer, wanted).await
             }
             Ok(Some(_)) => Err(unexpected("no message was taken")),
             Err(e) => Err(e),
@@ -106,13 +123,13 @@ async fn hand_over(
     inbox: &Inbox,
     reader: &mut Reader,
     writer: &mut Writer,
-    timeout_ms: Option<u64>,
+    wanted: (Option<u64>, Option<&str>),
 ) -> Result<(), CliError> {
     let lost = |e: std::io::Error| broken(&e);
     let taken = tokio::select! {
         // A timeout of 0 takes what is there.
         biased;
-        taken = take_in_time(inbox, timeout_ms) => taken,
+        taken = take_in_time(inbox, wanted) => taken,
         // The command says nothing while it waits: this is its end.
         _ = reader.next() => return Err(unexpected("the command did not wait")),
     };
@@ -144,11 +161,11 @@ async fn hand_over(
 /// The next message, or `None` when the time is over.
 async fn take_in_time(
     inbox: &Inbox,
-    timeout_ms: Option<u64>,
+    (timeout_ms, kind): (Option<u64>, Option<&str>),
 ) -> Result<Option<Received>, CliError> {
     let taken = match timeout_ms {
-        None => inbox.take().await,
-        Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), inbox.take()).await {
+        None => inbox.take(kind).await,
+        Some(ms) => match tokio::time::timeout(Duration::from_millis(ms), inbox.take(kind)).await {
             Ok(taken) => taken,
             Err(_) => return Ok(None),
         },

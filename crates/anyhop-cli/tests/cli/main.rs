@@ -13,4 +13,5 @@ mod seeing;
 mod service;
 mod state;
 mod streams;
+mod topics;
 mod websocket;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -67,24 +68,28 @@ impl Inbox {
             return false;
         }
         queue.push_back(received);
-        self.arrived.notify_one();
+        self.arrived.notify_waiters();
         true
     }
 
-    pub(super) async fn pop(&self) -> Received {
+    /// The next message, or the next one of a type.
+    pub(super) async fn pop(&self, kind: Option<&str>) -> Received {
         loop {
-            let arrived = self.arrived.notified();
-            {
-                let mut queue = self.queue.lock().expect("no holder panics");
-                if let Some(received) = queue.pop_front() {
-                    if !queue.is_empty() {
-                        self.arrived.notify_one();
-                    }
-                    return received;
-                }
+            let mut arrived = pin!(self.arrived.notified());
+            // From here on an arrival is noticed, before the queue is looked at.
+            arrived.as_mut().enable();
+            if let Some(received) = self.take(kind) {
+                return received;
             }
             arrived.await;
         }
+    }
+
+    fn take(&self, kind: Option<&str>) -> Option<Received> {
+        let mut queue = self.queue.lock().expect("no holder panics");
+        let wanted = |r: &Received| kind.is_none_or(|kind| r.message.kind == kind);
+        let at = queue.iter().position(wanted)?;
+        queue.remove(at)
     }
 }
 

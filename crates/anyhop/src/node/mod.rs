@@ -644,7 +644,15 @@ impl Node {
     /// that is dropped before it returns has taken nothing.
     pub async fn recv(&self) -> Option<Received> {
         tokio::select! {
-            received = self.0.inbox.pop() => Some(received),
+            received = self.0.inbox.pop(None) => Some(received),
+            () = self.0.stop.cancelled() => None,
+        }
+    }
+
+    /// The same for messages of one type; others stay where they are.
+    pub async fn recv_type(&self, kind: &str) -> Option<Received> {
+        tokio::select! {
+            received = self.0.inbox.pop(Some(kind)) => Some(received),
             () = self.0.stop.cancelled() => None,
         }
     }

@@ -140,12 +140,16 @@ impl Member {
         let unix_s = node.now_unix_s();
         // Under the lock until it is sent, so that numbers and posts come in one order.
         let mut state = self.state();
-        state.seq = (state.seq + 1).max(if state.seq == 0 {
-            unix_s * SEQ_PER_S
-        } else {
-            0
-        });
-        let seq = state.seq;
+        let before = match state.seq {
+            0 => {
+                let last = node.topics.last_seq.load(Ordering::Relaxed);
+                last.max(unix_s * SEQ_PER_S)
+            }
+            seq => seq,
+        };
+        let seq = before + 1;
+        state.seq = seq;
+        node.topics.last_seq.fetch_max(seq, Ordering::Relaxed);
         let post = Post {
             origin: node.me,
             topic: self.id,

@@ -49,6 +49,8 @@ pub(super) struct TopicsShell {
     reports: Mutex<HashMap<u64, oneshot::Sender<Report>>>,
     /// The machine may be due at another time than before.
     changed: Notify,
+    /// The highest sequence number used so far: a topic that is gone on anew begins above.
+    last_seq: AtomicU64,
     /// Frames that found a queue full.
     dropped: AtomicU64,
 }
@@ -64,6 +66,7 @@ impl TopicsShell {
             bodies: body::Bodies::default(),
             reports: Mutex::default(),
             changed: Notify::new(),
+            last_seq: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }
     }

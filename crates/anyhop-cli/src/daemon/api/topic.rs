@@ -1,0 +1,105 @@
+//! Topics: publishing, and posts as they come.
+
+use std::{convert::Infallible, sync::Arc};
+
+use anyhop::{Posted, Subscription, TopicInfo};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Query, Request, rejection::QueryRejection},
+    response::{
+        Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+    routing::{get, post},
+};
+use futures_util::{Stream, stream};
+
+use super::{Answer, ApiError, Daemon, In, MAX_BODY, read_body, read_query, upgrade};
+use crate::{
+    api::topic::{PostReport, PostTell, PublishQuery, PublishReport, TopicQuery},
+    client::{Reader, Writer},
+};
+
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/topics", get(topics))
+        .route("/v1/publish", post(publish))
+        .route("/v1/subscribe", get(events).post(subscribe))
+}
+
+async fn topics(In(presence): In) -> Json<Vec<TopicInfo>> {
+    Json(presence.node.topics())
+}
+
+async fn publish(
+    In(presence): In,
+    query: Result<Query<PublishQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<PublishReport> {
+    let query = read_query(query)?;
+    let body = read_body(body, MAX_BODY).await?;
+    let bytes = body.len();
+    let topic = presence.node.topic(&query.topic)?;
+    let published = topic.publish(query.encoding, body)?;
+    Ok(Json(PublishReport {
+        topic: query.topic,
+        id: published.id.to_string(),
+        seq: published.seq,
+        bytes,
+        neighbours: published.neighbours,
+    }))
+}
+
+async fn subscribe(
+    In(presence): In,
+    query: Result<Query<TopicQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let topic = presence.node.topic(&read_query(query)?.topic)?;
+    let posts = topic.subscribe();
+    let response = upgrade(&presence.tasks, request, |reader, writer| {
+        tell(posts, reader, writer)
+    })?;
+    Ok(response)
+}
+
+/// Hands on posts until the command leaves.
+async fn tell(mut posts: Subscription, mut reader: Reader, mut writer: Writer) {
+    loop {
+        let post = tokio::select! {
+            post = posts.next() => post,
+            // The command says nothing: this is its end.
+            _ = reader.next() => return,
+        };
+        let Some(post) = post else { return };
+        let told = async {
+            writer.json(&PostTell::new(&post)).await?;
+            writer.data(&post.body).await
+        };
+        if told.await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn events(
+    In(presence): In,
+    query: Result<Query<TopicQuery>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let name = read_query(query)?.topic;
+    let posts = presence.node.topic(&name)?.subscribe();
+    let events = stream::unfold((posts, name), |(mut posts, name)| async move {
+        let post = posts.next().await?;
+        Some((Ok(event(&post, &name)), (posts, name)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+fn event(post: &Posted, topic: &str) -> Event {
+    let report: PostReport = PostTell::new(post).report(topic, &post.body);
+    let event = Event::default().event("post").id(post.id.to_string());
+    event
+        .json_data(&report)
+        .expect("strings and numbers are JSON")
+}
