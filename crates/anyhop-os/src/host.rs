@@ -129,6 +129,12 @@ impl HostChange {
         }
     }
 
+    /// Whether it is made whole or not at all, so that one that failed has left nothing.
+    #[must_use]
+    pub fn is_all_or_nothing(&self) -> bool {
+        !matches!(self, Self::ResolverLines { .. })
+    }
+
     /// Whether both are about the same thing, which is as it was before only when both are
     /// undone.
     #[must_use]

@@ -155,9 +155,14 @@ impl HostJournal {
     /// # Errors
     /// When it is not written down; it must not be made then.
     pub fn note(&self, owner: &str, change: HostChange) -> Result<(), JournalError> {
+        self.note_new(owner, change).map(drop)
+    }
+
+    /// The same; whether it was not there before.
+    fn note_new(&self, owner: &str, change: HostChange) -> Result<bool, JournalError> {
         let mut entries = self.entries();
         if entries.iter().any(|e| e.is(owner, &change)) {
-            return Ok(());
+            return Ok(false);
         }
         if entries.len() >= MAX_CHANGES {
             return Err(JournalError::Limit);
@@ -170,10 +175,11 @@ impl HostJournal {
         if written.is_err() {
             entries.pop();
         }
-        written
+        written.map(|()| true)
     }
 
-    /// Writes a change down and makes it with `act`; undoes it when that fails.
+    /// Writes a change down and makes it with `act`. When that fails the host is as before,
+    /// with an earlier change of the same if there was one.
     ///
     /// # Errors
     /// When it is not made.
@@ -183,9 +189,14 @@ impl HostJournal {
         change: &HostChange,
         act: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), JournalError> {
-        self.note(owner, change.clone())?;
+        let is_new = self.note_new(owner, change.clone())?;
         act().map_err(|e| {
-            for told in self.undo(owner, change) {
+            let told = match (change.is_all_or_nothing(), is_new) {
+                (true, true) => self.forget(|entry| entry.is(owner, change)),
+                (true, false) => None,
+                (false, _) => self.undo(owner, change).pop(),
+            };
+            if let Some(told) = told {
                 tracing::warn!("{told}");
             }
             JournalError::Host(e.into())
@@ -195,7 +206,7 @@ impl HostJournal {
     /// Puts a table in place.
     ///
     /// # Errors
-    /// When it is not; an earlier one of that name is then gone, too.
+    /// When it is not; an earlier one of that name then stays.
     pub fn apply_table(&self, owner: &str, table: &Table) -> Result<(), JournalError> {
         let change = HostChange::NftTable {
             table: table.name().to_owned(),
@@ -266,14 +277,17 @@ impl HostJournal {
                 Ok(Undone::LeftAlone(why)) => told.push(format!("left as it is: {why}")),
                 Ok(Undone::Restored) => {}
             }
-            let mut entries = self.entries();
-            entries.retain(|e| *e != entry);
-            // Undoing it once more changes nothing.
-            if let Err(e) = self.write(&entries) {
-                told.push(e.to_string());
-            }
+            told.extend(self.forget(|e| *e == entry));
         }
         told
+    }
+
+    /// Takes entries out. Where the file cannot be written, which is told, the next start
+    /// undoes once more what is undone, which changes nothing.
+    fn forget(&self, which: impl Fn(&Entry) -> bool) -> Option<String> {
+        let mut entries = self.entries();
+        entries.retain(|e| !which(e));
+        self.write(&entries).err().map(|e| e.to_string())
     }
 
     /// Whether another owner's change keeps the host as this one made it.
@@ -415,9 +429,13 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_fails_is_undone_at_once() {
+    fn a_change_that_fails_leaves_the_host_and_the_file_as_before() {
         let dir = tempfile::tempdir().expect("a directory");
         let journal = journal(&dir);
+        let lines = HostChange::ResolverLines {
+            path: "/etc/resolv.conf".into(),
+            lines: String::new(),
+        };
         let refused = || -> Result<(), HostError> {
             Err(HostError::Nft(anyhop_os::nft::NftError::Missing {
                 table: "one".to_owned(),
@@ -426,8 +444,19 @@ mod tests {
         journal
             .change("a", &table("one"), refused)
             .expect_err("refused");
-        assert_eq!(undone(), ["one"]);
+        assert!(undone().is_empty(), "there is nothing to undo");
         assert!(!dir.path().join("host").exists());
+        journal.change("a", &lines, refused).expect_err("refused");
+        assert_eq!(undone(), ["setting"], "it may be there in part");
+        assert!(!dir.path().join("host").exists());
+        // The table of before is still there, and still to be undone.
+        journal.note("a", table("one")).expect("writable");
+        journal
+            .change("a", &table("one"), refused)
+            .expect_err("refused");
+        assert!(undone().is_empty());
+        assert!(journal.undo_all("a").is_empty());
+        assert_eq!(undone(), ["one"]);
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Presence {
         }
         let (owner, rules) = (self.host_owner(PURPOSE), wanted.clone());
         let applied = self.with_journal(move |journal| rules.apply(journal, &owner));
-        state.applied = None;
+        // What was in place stays when this fails.
         applied.await??;
         state.applied = Some(wanted);
         state.problem = None;
