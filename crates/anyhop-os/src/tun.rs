@@ -108,7 +108,13 @@ impl Tun {
             rest: [0; 22],
         };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
-        attach(&file, &mut request)?;
+        attach(&file, &mut request).map_err(|e| match e.kind() {
+            // What the kernel says of an interface of another kind.
+            io::ErrorKind::InvalidInput if nix::net::if_::if_nametoindex(name).is_ok() => {
+                io::ErrorKind::ResourceBusy.into()
+            }
+            _ => e,
+        })?;
         // A kernel without an offload gives finished packets, with the same header in front.
         if !set_offload(&file, OFFLOAD_TCP | OFFLOAD_UDP) {
             set_offload(&file, OFFLOAD_TCP);
