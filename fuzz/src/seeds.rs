@@ -89,6 +89,7 @@ pub(crate) fn signed_records() -> Vec<Vec<u8>> {
         attachments: Vec::new(),
         reachability: Reachability::Unknown,
         relays_for_others: false,
+        offers: Vec::new(),
     };
     let full = Record {
         seq: u64::MAX,
@@ -100,6 +101,7 @@ pub(crate) fn signed_records() -> Vec<Vec<u8>> {
         }],
         reachability: Reachability::BehindNat,
         relays_for_others: true,
+        offers: vec![([10, 0, 0, 0].into(), 8)],
         ..empty.clone()
     };
     let sign = |record: Record| {

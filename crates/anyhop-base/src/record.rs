@@ -9,6 +9,8 @@
 //! payload of the private `wire` module. The payload is kept as it was signed, fields
 //! of later versions included.
 
+use std::net::IpAddr;
+
 use libp2p_identity::{Keypair, PeerId, PublicKey, SigningError};
 use multiaddr::Multiaddr;
 use prost::Message as _;
@@ -30,6 +32,8 @@ pub const MAX_RECORD_ADDRESSES: usize = 16;
 pub const MAX_ATTACHMENTS: usize = 3;
 /// Most addresses of one attachment.
 pub const MAX_ATTACHMENT_ADDRESSES: usize = 4;
+/// Most prefixes that a node offers to forward to.
+pub const MAX_OFFERS: usize = 32;
 /// How far ahead a record may expire, seconds.
 pub const MAX_RECORD_LIFETIME_S: u64 = 2 * 60 * 60;
 /// How far the signer's clock may be ahead of the reader's, seconds.
@@ -56,6 +60,9 @@ pub struct Record {
     pub reachability: Reachability,
     /// Whether the node forwards circuits of others.
     pub relays_for_others: bool,
+    /// Prefixes to which the node forwards IP packets of other members: first address and
+    /// length; at most [`MAX_OFFERS`].
+    pub offers: Vec<(IpAddr, u8)>,
 }
 
 /// A relay to which a node keeps a link for others to come in through.
@@ -134,6 +141,7 @@ impl Record {
     fn check(&self) -> Result<(), RecordError> {
         check_count("addresses", self.addresses.len(), MAX_RECORD_ADDRESSES)?;
         check_count("attachments", self.attachments.len(), MAX_ATTACHMENTS)?;
+        check_count("offers", self.offers.len(), MAX_OFFERS)?;
         self.addresses.iter().try_for_each(check_address)?;
         for attachment in &self.attachments {
             let count = attachment.addresses.len();

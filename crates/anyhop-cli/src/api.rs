@@ -32,12 +32,13 @@
 //! ```
 //!
 //! Each takes `?network=NAME`; those of private networks are in [`network`], of
-//! firewalls in [`firewall`]. Upgraded
-//! connections speak frames, see [`crate::frame`]. Errors are
+//! firewalls in [`firewall`], of subnet routes in [`routes`]. Upgraded connections
+//! speak frames, see [`crate::frame`]. Errors are
 //! `{"error":{"code","message","hint"}}`.
 
 pub(crate) mod firewall;
 pub(crate) mod network;
+pub(crate) mod routes;
 pub(crate) mod topic;
 
 use std::net::SocketAddr;

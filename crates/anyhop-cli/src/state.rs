@@ -7,7 +7,7 @@
 //! names         names for peers, `name = PeerId` lines
 //! host          what the daemon changed on the host (anyhop), while it is changed
 //! networks/ID/  a network: `network` (anyhop) of a private one, or `public`; `listen` addresses,
-//!               `firewall` rules
+//!               `firewall` rules, `routes`
 //! ```
 
 use std::{

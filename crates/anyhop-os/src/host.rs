@@ -9,10 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::libc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
+    netlink,
     nft::{self, NftError},
     resolver,
 };
@@ -38,6 +40,8 @@ pub enum HostChange {
         /// Its value since.
         after: String,
     },
+    /// A rule which table of routes decides (ip-rule(8)).
+    RoutingRule(RoutingRule),
     /// Lines at the beginning of the resolver's file.
     ResolverLines {
         /// The file, no symbolic link.
@@ -45,6 +49,21 @@ pub enum HostChange {
         /// The lines.
         lines: String,
     },
+}
+
+/// A rule which table of routes decides about packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutingRule {
+    /// Of IPv6, not of IPv4.
+    pub v6: bool,
+    /// Its place among the rules.
+    pub priority: u32,
+    /// The table that decides.
+    pub table: u32,
+    /// About packets only that do not have this mark.
+    pub unmarked: Option<u32>,
+    /// Default routes of the table do not count.
+    pub no_defaults: bool,
 }
 
 /// How a change was undone.
@@ -70,6 +89,14 @@ pub enum HostError {
         key: String,
         /// The value.
         value: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A rule about routes.
+    #[error("cannot change the rule {priority} about routes: {source}")]
+    RoutingRule {
+        /// Its place.
+        priority: u32,
         /// What the system said.
         source: io::Error,
     },
@@ -103,6 +130,7 @@ impl HostChange {
                 ))),
                 _ => set_sysctl(key, before).map(|()| Undone::Restored),
             },
+            Self::RoutingRule(rule) => rule.remove().map(|()| Undone::Restored),
             Self::ResolverLines { path, lines } => {
                 resolver::remove_lines(path, lines).map_err(|source| HostError::Resolver {
                     path: path.clone(),
@@ -120,6 +148,7 @@ impl HostChange {
         match self {
             Self::NftTable { .. } => Ok(()),
             Self::Sysctl { key, after, .. } => set_sysctl(key, after),
+            Self::RoutingRule(rule) => rule.add(),
             Self::ResolverLines { path, lines } => {
                 resolver::add_lines(path, lines).map_err(|source| HostError::Resolver {
                     path: path.clone(),
@@ -142,7 +171,32 @@ impl HostChange {
         match (self, other) {
             (Self::NftTable { table: a }, Self::NftTable { table: b }) => a == b,
             (Self::Sysctl { key: a, .. }, Self::Sysctl { key: b, .. }) => a == b,
+            (Self::RoutingRule(a), Self::RoutingRule(b)) => a == b,
             _ => false,
+        }
+    }
+}
+
+impl RoutingRule {
+    /// One that is there is added already.
+    fn add(&self) -> Result<(), HostError> {
+        let added = netlink::Route::open().and_then(|mut route| route.add_rule(self));
+        self.done(added, libc::EEXIST)
+    }
+
+    /// One that is not there is removed already.
+    fn remove(&self) -> Result<(), HostError> {
+        let removed = netlink::Route::open().and_then(|mut route| route.remove_rule(self));
+        self.done(removed, libc::ENOENT)
+    }
+
+    fn done(&self, result: io::Result<()>, already: i32) -> Result<(), HostError> {
+        match result {
+            Err(source) if source.raw_os_error() != Some(already) => {
+                let priority = self.priority;
+                Err(HostError::RoutingRule { priority, source })
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -223,12 +277,20 @@ mod tests {
                 table: "anyhop-lab-ports".to_owned(),
             },
             setting("0", "1"),
+            HostChange::RoutingRule(RoutingRule {
+                v6: true,
+                priority: 7,
+                table: 9,
+                unmarked: Some(3),
+                no_defaults: false,
+            }),
         ];
         let text = serde_json::to_string(&changes).unwrap();
         assert_eq!(
             text,
             "[{\"kind\":\"nft_table\",\"table\":\"anyhop-lab-ports\"},\
-             {\"kind\":\"sysctl\",\"key\":\"kernel/ostype\",\"before\":\"0\",\"after\":\"1\"}]"
+             {\"kind\":\"sysctl\",\"key\":\"kernel/ostype\",\"before\":\"0\",\"after\":\"1\"},\
+             {\"kind\":\"routing_rule\",\"v6\":true,\"priority\":7,\"table\":9,\"unmarked\":3,\"no_defaults\":false}]"
         );
         let back: Vec<HostChange> = serde_json::from_str(&text).unwrap();
         assert_eq!(back, changes);

@@ -19,7 +19,7 @@ mod tun;
 mod watch;
 
 pub use dnssd::{DnsSd, DnsSdError, LocalService, Sighting};
-pub use host::{HostChange, HostError, Undone, sysctl};
+pub use host::{HostChange, HostError, RoutingRule, Undone, sysctl};
 pub use interfaces::{INTERFACE_PREFIX, interface_addresses};
 pub use kernel::{SocketBufferLimits, interface_mtus, socket_buffer_limits, source_address};
 pub use lock::{LOCK_FILE, LockError, StateDirLock};

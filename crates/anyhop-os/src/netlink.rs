@@ -1,11 +1,13 @@
-//! The few requests to rtnetlink (rtnetlink(7)) that an interface of ours takes: it goes up
-//! and has addresses. What the kernel removes with the interface is never taken back here.
+//! The few requests to rtnetlink (rtnetlink(7)) that an interface of ours takes: it goes up,
+//! has addresses and routes, and there are rules which routes count. What the kernel removes with the interface is never taken back here.
 
 use std::{
     io::{self, IoSlice},
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
+
+use crate::host::RoutingRule;
 
 use nix::{
     errno::Errno,
@@ -19,6 +21,15 @@ use nix::{
 const HEADER_LEN: usize = 16;
 /// Room for an acknowledgement: a header, an error number and the request's own header.
 const ANSWER_LEN: usize = 4096;
+
+// Of linux/fib_rules.h.
+const FIB_RULE_INVERT: u32 = 2;
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
 
 /// A socket for requests.
 #[derive(Debug)]
@@ -52,6 +63,40 @@ impl Route {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         let body = address_body(index, address, prefix_len);
         self.request(libc::RTM_NEWADDR, flags, &body)
+    }
+
+    /// Adds a route to a prefix over an interface to a table.
+    pub(crate) fn add_route(
+        &mut self,
+        index: u32,
+        (first, len): (IpAddr, u8),
+        table: u32,
+    ) -> io::Result<()> {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        let body = route_body(index, first, len, table);
+        self.request(libc::RTM_NEWROUTE, flags, &body)
+    }
+
+    /// Removes such a route.
+    pub(crate) fn remove_route(
+        &mut self,
+        index: u32,
+        (first, len): (IpAddr, u8),
+        table: u32,
+    ) -> io::Result<()> {
+        let body = route_body(index, first, len, table);
+        self.request(libc::RTM_DELROUTE, 0, &body)
+    }
+
+    /// Adds a rule that tells which table decides.
+    pub(crate) fn add_rule(&mut self, rule: &RoutingRule) -> io::Result<()> {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        self.request(libc::RTM_NEWRULE, flags, &rule_body(rule))
+    }
+
+    /// Removes such a rule.
+    pub(crate) fn remove_rule(&mut self, rule: &RoutingRule) -> io::Result<()> {
+        self.request(libc::RTM_DELRULE, 0, &rule_body(rule))
     }
 
     /// Sends a request and waits for its acknowledgement.
@@ -101,15 +146,69 @@ fn link_body(index: u32, mtu: u32) -> Vec<u8> {
 /// An `ifaddrmsg` with the address. Nobody else on the interface could have it: no duplicates
 /// are looked for (RFC 4862 section 5.4).
 fn address_body(index: u32, address: IpAddr, prefix_len: u8) -> Vec<u8> {
-    let (family, octets) = match address {
-        IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
-    };
-    let mut out = vec![family as u8, prefix_len, libc::IFA_F_NODAD as u8, 0];
+    let (family, octets) = family_and_octets(address);
+    let mut out = vec![family, prefix_len, libc::IFA_F_NODAD as u8, 0];
     out.extend_from_slice(&index.to_ne_bytes());
     put_attribute(&mut out, libc::IFA_LOCAL, &octets);
     put_attribute(&mut out, libc::IFA_ADDRESS, &octets);
     out
+}
+
+/// An `rtmsg` for a route that needs no gateway.
+fn route_body(index: u32, first: IpAddr, len: u8, table: u32) -> Vec<u8> {
+    let (family, octets) = family_and_octets(first);
+    // A table beyond a byte is in the attribute only.
+    let mut out = vec![family, len, 0, 0, libc::RT_TABLE_UNSPEC];
+    out.extend([libc::RTPROT_STATIC, libc::RT_SCOPE_LINK, libc::RTN_UNICAST]);
+    out.extend_from_slice(&[0; 4]);
+    if len > 0 {
+        put_attribute(&mut out, libc::RTA_DST, &octets);
+    }
+    put_attribute(&mut out, libc::RTA_OIF, &index.to_ne_bytes());
+    put_attribute(&mut out, libc::RTA_TABLE, &table.to_ne_bytes());
+    out
+}
+
+/// A `fib_rule_hdr` (linux/fib_rules.h) with what the rule says.
+fn rule_body(rule: &RoutingRule) -> Vec<u8> {
+    let family = if rule.v6 {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    let flags = if rule.unmarked.is_some() {
+        FIB_RULE_INVERT
+    } else {
+        0
+    };
+    let mut out = vec![
+        family as u8,
+        0,
+        0,
+        0,
+        libc::RT_TABLE_UNSPEC,
+        0,
+        0,
+        FR_ACT_TO_TBL,
+    ];
+    out.extend_from_slice(&flags.to_ne_bytes());
+    put_attribute(&mut out, FRA_PRIORITY, &rule.priority.to_ne_bytes());
+    put_attribute(&mut out, FRA_TABLE, &rule.table.to_ne_bytes());
+    if let Some(mark) = rule.unmarked {
+        put_attribute(&mut out, FRA_FWMARK, &mark.to_ne_bytes());
+        put_attribute(&mut out, FRA_FWMASK, &u32::MAX.to_ne_bytes());
+    }
+    if rule.no_defaults {
+        put_attribute(&mut out, FRA_SUPPRESS_PREFIXLEN, &0_u32.to_ne_bytes());
+    }
+    out
+}
+
+fn family_and_octets(ip: IpAddr) -> (u8, Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => (libc::AF_INET as u8, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::AF_INET6 as u8, ip.octets().to_vec()),
+    }
 }
 
 /// Appends an attribute, padded to 4 bytes.

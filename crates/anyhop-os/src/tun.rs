@@ -161,6 +161,23 @@ impl Tun {
         Ok(left_out)
     }
 
+    /// Has the host send packets for a prefix here, by this table of its routes. They go with
+    /// the device.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the table has a route to the prefix; what else the kernel says.
+    pub fn add_route(&self, prefix: (IpAddr, u8), table: u32) -> io::Result<()> {
+        netlink::Route::open()?.add_route(self.index, prefix, table)
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove_route(&self, prefix: (IpAddr, u8), table: u32) -> io::Result<()> {
+        netlink::Route::open()?.remove_route(self.index, prefix, table)
+    }
+
     /// Takes a packet of the host, with its `vnet_hdr`. `WouldBlock` when there is none.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    DropReason, Drops, OpenError, Opener, Payload, ReceiverIndex, Routes, Slot, Switch, ip,
+    DropReason, Drops, OpenError, Opener, Payload, Prefix, ReceiverIndex, Routes, Slot, Switch, ip,
     read_index,
 };
 
@@ -40,6 +40,8 @@ struct Peer {
 pub struct Ingress {
     routes: Arc<Routes>,
     own: BTreeSet<IpAddr>,
+    /// What this host forwards to.
+    offered: Vec<Prefix>,
     /// Of a host that takes frames.
     switch: Option<Arc<Mutex<Switch>>>,
     openers: HashMap<ReceiverIndex, (Slot, Arc<Opener>)>,
@@ -69,6 +71,11 @@ impl Ingress {
     /// Replaces whose addresses are whose.
     pub fn set_routes(&mut self, routes: Arc<Routes>) {
         self.routes = routes;
+    }
+
+    /// Replaces what this host forwards to for its peers.
+    pub fn set_offered(&mut self, offered: Vec<Prefix>) {
+        self.offered = offered;
     }
 
     /// Takes packets that a peer seals for these keys.
@@ -151,10 +158,18 @@ impl Ingress {
         if self.routes.find(addresses.source) != Some(slot) {
             return Err(DropReason::ForeignSource);
         }
-        if !self.own.contains(&addresses.destination) {
-            return Err(DropReason::NotForThisHost);
+        let destination = addresses.destination;
+        match self.own.contains(&destination) || self.forwards_to(destination) {
+            true => Ok(()),
+            false => Err(DropReason::NotForThisHost),
         }
-        Ok(())
+    }
+
+    /// Whether a packet of a peer may go on to there: to what is offered, but not to a peer,
+    /// nor to what is no single host beyond this one's links.
+    fn forwards_to(&self, destination: IpAddr) -> bool {
+        let offered = self.offered.iter().any(|p| p.contains(destination));
+        offered && self.routes.find(destination).is_none() && is_forwardable(destination)
     }
 
     /// Counts packets that were opened and got no further.
@@ -178,10 +193,23 @@ impl Ingress {
     }
 }
 
+fn is_forwardable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let special = ip.is_loopback() || ip.is_link_local() || ip.is_broadcast();
+            !(special || ip.is_multicast() || ip.is_unspecified())
+        }
+        IpAddr::V6(ip) => {
+            let special = ip.is_loopback() || ip.is_unicast_link_local();
+            !(special || ip.is_multicast() || ip.is_unspecified())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Cipher, PacketKeys, Prefix, SEALED_SECRET_LEN, ip::tests::packet};
+    use crate::{Cipher, PacketKeys, SEALED_SECRET_LEN, ip::tests::packet};
 
     const ME: &str = "100.64.0.1";
     const PEER: &str = "100.64.0.2";
@@ -263,6 +291,44 @@ mod tests {
             );
         }
         assert_eq!(world.ingress.counters(1).1, 0);
+    }
+
+    #[test]
+    fn what_is_offered_is_forwarded_to_and_nothing_else() {
+        let mut world = world();
+        let may = |world: &World, to: &str| {
+            let inner = packet(PEER, to, 60);
+            world.ingress.check_packet(1, &inner).is_ok()
+        };
+        let offer = |world: &mut World, prefixes: &[&str]| {
+            let prefixes = prefixes.iter().map(|p| p.parse().unwrap());
+            world.ingress.set_offered(prefixes.collect());
+        };
+        assert!(!may(&world, "192.168.7.9"));
+        offer(&mut world, &["192.168.7.0/24"]);
+        assert!(may(&world, "192.168.7.9") && may(&world, ME));
+        assert!(!may(&world, "192.168.8.9"));
+        // An exit leads out, not to other peers, nor to this host's links.
+        offer(&mut world, &["0.0.0.0/0"]);
+        assert!(may(&world, "198.51.100.7"));
+        for to in [
+            OTHER,
+            "127.0.0.1",
+            "169.254.1.1",
+            "224.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert!(!may(&world, to), "{to}");
+        }
+        // Sources are whose the routes say they are.
+        let foreign = packet("10.1.2.3", ME, 60);
+        assert!(world.ingress.check_packet(1, &foreign).is_err());
+        let mut routes = Routes::default();
+        routes.insert("10.1.0.0/16".parse().unwrap(), 1);
+        world.ingress.set_routes(Arc::new(routes));
+        assert!(world.ingress.check_packet(1, &foreign).is_ok());
+        offer(&mut world, &[]);
+        assert!(!may(&world, "198.51.100.7"));
     }
 
     #[test]

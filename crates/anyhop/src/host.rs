@@ -15,7 +15,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use anyhop_os::{HostChange, HostError, Undone, nft::Table, sysctl};
+use anyhop_os::{HostChange, HostError, RoutingRule, Undone, nft::Table, sysctl};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -237,8 +237,8 @@ impl HostJournal {
         self.change(owner, &change, || change.make())
     }
 
-    /// What a setting was before any of the changes.
-    fn before_sysctl(&self, wanted: &str) -> Option<String> {
+    /// What a setting of the kernel was before any of the changes; `None` when there are none.
+    pub fn before_sysctl(&self, wanted: &str) -> Option<String> {
         let entries = self.entries();
         entries.iter().find_map(|e| match &e.change {
             Change::Known(HostChange::Sysctl { key, before, .. }) if key == wanted => {
@@ -246,6 +246,15 @@ impl HostJournal {
             }
             _ => None,
         })
+    }
+
+    /// Puts a rule about routes in place.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn add_routing_rule(&self, owner: &str, rule: RoutingRule) -> Result<(), JournalError> {
+        let change = HostChange::RoutingRule(rule);
+        self.change(owner, &change, || change.make())
     }
 
     fn undo_where(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<String> {

@@ -44,6 +44,7 @@ mod stream;
 mod topic;
 mod vpn;
 
+pub use anyhop_base::record::MAX_OFFERS;
 pub use anyhop_base::{BadRule, Direction, Ports, Protocol, Role, Rule, Verdict, Who};
 pub use anyhop_base::{Endpoint, Keypair, Multiaddr, NetworkName, PeerAddr, PeerId, Reachability};
 pub use anyhop_proto::network::membership::{MembershipError, PolicyChange};
@@ -76,6 +77,7 @@ pub use info::{
     SessionInfo, Technique, TraceHop,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
+pub use net::SOCKET_MARK;
 pub use node::{Connectedness, Event, InviteOptions, Listener, MAX_ATTEMPTS, NetworkHandle, Node};
 pub use private::{
     CERTIFICATE_LIFETIME_S, Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind,
@@ -88,8 +90,8 @@ pub use topic::{
     Topic, TopicError, TopicInfo, VERDICT_WITHIN,
 };
 pub use vpn::{
-    DNS_PORT, NameServer, NameServerConfig, VPN_MTU, Vpn, VpnConfig, VpnError, VpnMode, VpnOptions,
-    VpnPeer, VpnPeerStatus, VpnStatus,
+    AcceptedRoute, DNS_PORT, EXIT_TABLE, MAX_ACCEPTED, NameServer, NameServerConfig, VPN_MTU, Vpn,
+    VpnConfig, VpnError, VpnMode, VpnOptions, VpnPeer, VpnPeerStatus, VpnStatus,
 };
 
 /// Longest protocol name on the wire, bytes: an application's name and the network's

@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proptest::prelude::*;
 
@@ -35,6 +35,7 @@ fn sample() -> Record {
         }],
         reachability: Reachability::BehindNat,
         relays_for_others: true,
+        offers: Vec::new(),
     }
 }
 
@@ -222,6 +223,28 @@ fn an_unknown_reachability_is_read_as_unknown() {
 }
 
 #[test]
+fn offers_are_these_bytes_and_what_is_none_is_left_out() {
+    let record = Record {
+        offers: vec![
+            ("192.168.7.0".parse().unwrap(), 24),
+            ("::".parse().unwrap(), 0),
+        ],
+        ..sample()
+    };
+    let plain = wire::Payload::from(&sample()).encode_to_vec();
+    let bytes = wire::Payload::from(&record).encode_to_vec();
+    let tail = format!("420518c0a807004211{}", "00".repeat(17));
+    assert_eq!(hex(&bytes[plain.len()..]), tail);
+    // Longer than its family has, and of no family.
+    let odd = [&bytes[..], &[0x42, 5, 33, 1, 2, 3, 4, 0x42, 2, 1, 1]].concat();
+    let read = decode(&sign_payload(odd)).unwrap();
+    assert_eq!(read.record().offers, record.offers);
+    let many = [plain, [0x42, 5, 8, 10, 0, 0, 0].repeat(MAX_OFFERS + 1)].concat();
+    let error = decode(&sign_payload(many)).unwrap_err();
+    assert!(matches!(error, RecordError::TooMany { what: "offers", .. }));
+}
+
+#[test]
 fn an_id_without_a_key_in_it_signs_nothing() {
     // A SHA-256 multihash, as RSA peers have.
     let hashed = PeerId::from_bytes(&[&[0x12, 0x20][..], &[7; 32]].concat()).unwrap();
@@ -273,6 +296,13 @@ prop_compose! {
     }
 }
 
+fn some_offer() -> impl Strategy<Value = (IpAddr, u8)> {
+    prop_oneof![
+        (any::<Ipv4Addr>(), 0..=32_u8).prop_map(|(ip, len)| (ip.into(), len)),
+        (any::<Ipv6Addr>(), 0..=128_u8).prop_map(|(ip, len)| (ip.into(), len)),
+    ]
+}
+
 prop_compose! {
     fn some_record()(
         seed: u8,
@@ -284,6 +314,7 @@ prop_compose! {
             Reachability::Unknown, Reachability::Public, Reachability::BehindNat,
         ]),
         relays_for_others: bool,
+        offers in prop::collection::vec(some_offer(), 0..=MAX_OFFERS),
     ) -> (Keypair, Record) {
         let record = Record {
             peer: peer(seed),
@@ -293,6 +324,7 @@ prop_compose! {
             attachments,
             reachability,
             relays_for_others,
+            offers,
         };
         (key(seed), record)
     }

@@ -1,10 +1,12 @@
 //! The protobuf form of a record. Field numbers are for ever.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use multiaddr::Multiaddr;
 
 use super::{
-    Attachment, MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_RECORD_ADDRESSES, Reachability,
-    Record, RecordError, check_address, check_count, peer_id,
+    Attachment, MAX_ATTACHMENT_ADDRESSES, MAX_ATTACHMENTS, MAX_OFFERS, MAX_RECORD_ADDRESSES,
+    Reachability, Record, RecordError, check_address, check_count, peer_id,
 };
 use crate::PeerId;
 
@@ -35,6 +37,9 @@ pub(super) struct Payload {
     reachability: u32,
     #[prost(bool, tag = "7")]
     relays_for_others: bool,
+    /// A byte with the length, then the first address: 4 or 16 bytes.
+    #[prost(bytes = "vec", repeated, tag = "8")]
+    offers: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,6 +68,7 @@ impl From<&Record> for Payload {
                 Reachability::BehindNat => 2,
             },
             relays_for_others: record.relays_for_others,
+            offers: record.offers.iter().map(offer_bytes).collect(),
         }
     }
 }
@@ -71,6 +77,7 @@ impl Payload {
     /// The record, with `peer` as already parsed from it.
     pub(super) fn into_record(self, peer: PeerId) -> Result<Record, RecordError> {
         check_count("attachments", self.attachments.len(), MAX_ATTACHMENTS)?;
+        check_count("offers", self.offers.len(), MAX_OFFERS)?;
         let attachments = self.attachments.into_iter();
         Ok(Record {
             peer,
@@ -86,6 +93,8 @@ impl Payload {
                 _ => Reachability::Unknown,
             },
             relays_for_others: self.relays_for_others,
+            // Those that are none may be of a kind that comes later.
+            offers: self.offers.iter().filter_map(|o| offer(o)).collect(),
         })
     }
 }
@@ -98,6 +107,27 @@ impl WireAttachment {
             addresses: usable(what, self.addresses, MAX_ATTACHMENT_ADDRESSES)?,
         })
     }
+}
+
+fn offer_bytes((first, len): &(IpAddr, u8)) -> Vec<u8> {
+    let octets = match first {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    [&[*len][..], &octets].concat()
+}
+
+fn offer(bytes: &[u8]) -> Option<(IpAddr, u8)> {
+    let (len, octets) = bytes.split_first()?;
+    let (first, width) = match octets.len() {
+        4 => (Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into(), 32),
+        16 => (
+            Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into(),
+            128,
+        ),
+        _ => return None,
+    };
+    (*len <= width).then_some((first, *len))
 }
 
 /// Those of the addresses that this version can dial. Others may be of carriers that

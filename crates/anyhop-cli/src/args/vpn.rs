@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::parse_seconds;
+use crate::spec::PeerSpec;
 
 /// `vpn`.
 #[derive(Debug, Subcommand)]
@@ -14,6 +15,40 @@ pub(crate) enum VpnCommand {
     Down,
     /// Show the interface, its addresses, and the members with theirs
     Status,
+    /// Show which prefixes members offer, which are accepted, and what this host offers
+    Routes,
+    /// Forward packets of members to a prefix, or to whatever else there is. Needs nftables
+    Offer(OfferArgs),
+    /// Reach a prefix, or whatever else there is, over a member that offers it
+    Accept(AcceptArgs),
+}
+
+/// `vpn offer`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OfferArgs {
+    /// ADDRESS/LENGTH, or `exit`
+    #[arg(value_name = "PREFIX|exit")]
+    pub(crate) route: String,
+    /// Offer it no more
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// Leave members' addresses in their packets; the hosts there need a route back
+    #[arg(long, conflicts_with = "remove")]
+    pub(crate) no_masquerade: bool,
+}
+
+/// `vpn accept`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AcceptArgs {
+    /// ADDRESS/LENGTH, or `exit`
+    #[arg(value_name = "PREFIX|exit")]
+    pub(crate) route: String,
+    /// The member: PeerId, unique part of one, or name [default: the one that offers it]
+    #[arg(long, value_name = "MEMBER", conflicts_with = "remove")]
+    pub(crate) from: Option<PeerSpec>,
+    /// Accept it no more
+    #[arg(long)]
+    pub(crate) remove: bool,
 }
 
 /// `vpn up`.

@@ -6,7 +6,10 @@ use anyhop::VpnPeerStatus;
 
 use super::{Context, path_text};
 use crate::{
-    api::{VpnReport, VpnUpAsk},
+    api::{
+        VpnReport, VpnUpAsk,
+        routes::{AcceptAsk, OfferAsk, RoutesReport},
+    },
     args::VpnCommand,
     error::CliError,
 };
@@ -24,11 +27,70 @@ pub(super) async fn run(context: &Context, command: VpnCommand) -> Result<(), Cl
         }
         VpnCommand::Down => client.post("/v1/vpn/down", &()).await?,
         VpnCommand::Status => client.get("/v1/vpn").await?,
+        VpnCommand::Routes | VpnCommand::Offer(_) | VpnCommand::Accept(_) => {
+            return routes(context, command).await;
+        }
     };
     context.output.result(&report, |r| match command {
         VpnCommand::Down => format!("{} is removed", r.status.interface),
-        VpnCommand::Up(_) | VpnCommand::Status => text(r),
+        _ => text(r),
     })
+}
+
+async fn routes(context: &Context, command: VpnCommand) -> Result<(), CliError> {
+    let client = context.client();
+    let report: RoutesReport = match command {
+        VpnCommand::Offer(args) => {
+            let ask = OfferAsk {
+                route: args.route,
+                remove: args.remove,
+                no_masquerade: args.no_masquerade,
+            };
+            client.post("/v1/vpn/offer", &ask).await?
+        }
+        VpnCommand::Accept(args) => {
+            let ask = AcceptAsk {
+                route: args.route,
+                from: args.from.map(|from| from.to_string()),
+                remove: args.remove,
+            };
+            client.post("/v1/vpn/accept", &ask).await?
+        }
+        _ => client.get("/v1/vpn/routes").await?,
+    };
+    context.output.result(&report, routes_text)
+}
+
+fn routes_text(report: &RoutesReport) -> String {
+    let offers = report.offers.iter().map(|offer| {
+        let hidden = if offer.masquerade {
+            ""
+        } else {
+            ", addresses as they are"
+        };
+        let why = offer.why.iter().map(|why| format!(", but {why}"));
+        format!(
+            "{} is offered here{hidden}{}",
+            offer.route,
+            why.collect::<String>()
+        )
+    });
+    let routes = report.routes.iter().map(|route| {
+        let state = match (route.accepted, &route.why) {
+            (false, _) => "offered".to_owned(),
+            (true, None) => "in use".to_owned(),
+            (true, Some(why)) => format!("accepted, but {why}"),
+        };
+        format!(
+            "{} over {} ({}): {state}",
+            route.route, route.name, route.peer_id
+        )
+    });
+    let lines: Vec<String> = offers.chain(routes).collect();
+    match lines.is_empty() {
+        true => "no routes".to_owned(),
+        false => lines.join("\n"),
+    }
 }
 
 fn text(report: &VpnReport) -> String {

@@ -20,6 +20,7 @@
 //! trace     `trace`: rounds put together
 //! vpn       IP packets of private networks
 //! firewall  which of them pass
+//! routes    where else they go: subnets and exit nodes
 //! ports     `port`: ports of this machine that are members'
 //! names     names of their members, for the host's resolver
 //! ```
@@ -43,6 +44,7 @@ mod pipe;
 mod ports;
 mod presence;
 mod public;
+mod routes;
 mod run;
 mod server;
 mod socks;

@@ -46,7 +46,11 @@ impl Presence {
                 }
                 running
             }
-            None => Vpn::start_in(&network, options, self.local_rules()?.set)?,
+            None => {
+                let started = Vpn::start_in(&network, options, self.local_rules()?.set)?;
+                self.routes_up(&started).await;
+                started
+            }
         };
         let status = running.status();
         *vpn = Some(running);

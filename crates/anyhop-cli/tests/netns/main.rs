@@ -24,6 +24,7 @@ mod names;
 mod networks;
 mod node;
 mod ports;
+mod routes;
 mod socks;
 mod symmetric;
 mod transfer;

@@ -32,6 +32,10 @@ use tokio::{
     sync::watch,
 };
 
+/// The mark (`SO_MARK`) of a node's own sockets, so that routes to an exit node do not count for
+/// the packets that carry its session.
+pub const SOCKET_MARK: u32 = 0x2068;
+
 /// A future that resolves when a socket may accept another datagram.
 pub type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>;
 

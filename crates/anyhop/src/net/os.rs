@@ -16,7 +16,7 @@ use noq::udp::{RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::Interest,
-    net::{TcpListener, TcpStream, UnixDatagram},
+    net::{TcpListener, TcpSocket, TcpStream, UnixDatagram},
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
@@ -49,6 +49,7 @@ pub struct OsHost;
 impl Host for OsHost {
     fn bind_udp(&self, addr: SocketAddr) -> io::Result<Arc<dyn DatagramSocket>> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        mark(&SockRef::from(&socket));
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -70,7 +71,12 @@ impl Host for OsHost {
 
     fn connect_tcp(&self, addr: SocketAddr) -> ConnectTcp {
         Box::pin(async move {
-            let stream = TcpStream::connect(addr).await?;
+            let socket = match addr {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            mark(&SockRef::from(&socket));
+            let stream = socket.connect(addr).await?;
             prepare(&stream);
             let stream: BoxStream = Box::new(stream);
             Ok(stream)
@@ -79,6 +85,7 @@ impl Host for OsHost {
 
     fn listen_tcp(&self, addr: SocketAddr) -> io::Result<Box<dyn StreamListener>> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        mark(&SockRef::from(&socket));
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -132,6 +139,12 @@ impl LocalDiscovery for OsDiscovery {
             let _ = tokio::task::spawn_blocking(move || self.0.stop()).await;
         })
     }
+}
+
+/// Keeps what is sent there off the interfaces of packet planes.
+fn mark(socket: &SockRef<'_>) {
+    // Best effort: who may not do this makes no such interface either.
+    let _ = socket.set_mark(super::SOCKET_MARK);
 }
 
 /// Settings of a connection that carries datagrams.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -86,6 +86,8 @@ pub(super) struct Book {
     observed: BTreeMap<LinkId, SocketAddr>,
     /// Relays we keep links to, and their addresses.
     attachments: BTreeMap<PeerId, Vec<Endpoint>>,
+    /// Prefixes that this node forwards to.
+    offers: Vec<(IpAddr, u8)>,
     /// What records tell about the clocks of their peers.
     pub(super) clocks: Clocks,
     own: Option<SignedRecord>,
@@ -355,7 +357,28 @@ impl Inner {
                 .collect(),
             reachability,
             relays_for_others: self.relays(),
+            offers: self.book().offers.clone(),
         }
+    }
+
+    /// Tells others to which prefixes this node forwards.
+    pub(crate) fn set_offers(&self, offers: Vec<(IpAddr, u8)>) {
+        let changed = {
+            let mut book = self.book();
+            let changed = book.offers != offers;
+            book.offers = offers;
+            changed
+        };
+        if changed {
+            self.record_changed();
+        }
+    }
+
+    /// To which prefixes a peer forwards, as it says; `None` while nothing is known of it.
+    pub(crate) fn offers_of(&self, peer: PeerId) -> Option<Vec<(IpAddr, u8)>> {
+        let now_unix_s = self.now_unix_s();
+        let book = self.book();
+        Some(book.signed(peer, now_unix_s)?.record().offers.clone())
     }
 
     /// Where others may dial a relay of ours: where we did, and what it tells of itself that

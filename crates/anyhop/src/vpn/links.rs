@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     VPN_MTU, VpnConfig, VpnError, VpnPeer, VpnPeerStatus, VpnStatus, info, peers::Peers,
-    plane::Plane,
+    plane::Plane, routes::Accepted,
 };
 use crate::{
     Event, NetworkHandle,
@@ -83,6 +83,8 @@ pub(crate) struct Links {
     /// Age of keys at which new ones are made.
     rekey_after: Duration,
     peers: Mutex<Peers<State>>,
+    /// Taken before that of the peers, and never with it.
+    accepted: Mutex<Accepted>,
 }
 
 impl Links {
@@ -98,14 +100,19 @@ impl Links {
             stop,
             rekey_after,
             peers: Mutex::default(),
+            accepted: Mutex::default(),
         }
     }
 
-    fn peers(&self) -> MutexGuard<'_, Peers<State>> {
+    pub(super) fn accepted(&self) -> MutexGuard<'_, Accepted> {
+        self.accepted.lock().expect("no holder panics")
+    }
+
+    pub(super) fn peers(&self) -> MutexGuard<'_, Peers<State>> {
         self.peers.lock().expect("no holder panics")
     }
 
-    fn plane(&self) -> Option<Arc<Plane>> {
+    pub(super) fn plane(&self) -> Option<Arc<Plane>> {
         self.plane.lock().expect("no holder panics").clone()
     }
 
@@ -114,6 +121,7 @@ impl Links {
         let plane = self.plane.lock().expect("no holder panics").take();
         if plane.is_some() {
             self.node.fabric.set_sealed_sink(None);
+            self.node.set_offers(Vec::new());
             self.stop.set();
         }
     }
@@ -245,6 +253,8 @@ impl Links {
     fn look(self: &Arc<Self>) -> Option<Instant> {
         let plane = self.plane()?;
         let now = Instant::now();
+        self.apply_accepted(&plane);
+        self.ask_for_offers(now);
         let mut again = now + LOOK;
         let conns = self.node.all_conns();
         let mut peers = self.peers();
@@ -355,7 +365,7 @@ impl Links {
     }
 }
 
-fn apply_routes(plane: &Plane, peers: &Peers<State>) {
+pub(super) fn apply_routes(plane: &Plane, peers: &Peers<State>) {
     plane.egress().set_routes(peers.routes());
     plane.inbound().ingress.set_routes(peers.routes());
 }

@@ -17,6 +17,7 @@ mod names;
 mod peers;
 mod plane;
 pub(crate) mod rekey;
+mod routes;
 
 use std::{
     io,
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use info::{VpnPeerStatus, VpnStatus};
 pub use names::{DNS_PORT, NameServer, NameServerConfig};
+pub use routes::{AcceptedRoute, EXIT_TABLE, MAX_ACCEPTED};
 
 pub(crate) use self::links::Links;
 use self::plane::Plane;

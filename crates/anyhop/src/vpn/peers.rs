@@ -15,6 +15,8 @@ use super::{MAX_PEERS, MAX_ROUTES_PER_PEER, VpnError, VpnPeer};
 pub(super) struct Entry<S> {
     pub(super) slot: Slot,
     pub(super) peer: VpnPeer,
+    /// Prefixes behind it that are used, beside its own.
+    accepted: Vec<Prefix>,
     /// What `links` keeps about its sessions.
     pub(super) state: S,
 }
@@ -59,15 +61,22 @@ impl<S: Default> Peers<S> {
         // Copied once for many that are added together.
         let routes = Arc::make_mut(&mut self.routes);
         routes.remove(slot);
-        for prefix in &peer.routes {
+        let accepted = self.entries.get(&peer.peer).map(|e| &*e.accepted);
+        for prefix in peer.routes.iter().chain(accepted.unwrap_or_default()) {
             routes.insert(*prefix, slot);
         }
         self.by_slot.insert(slot, peer.peer);
         match self.entries.get_mut(&peer.peer) {
             Some(entry) => entry.peer = peer,
             None => {
-                let state = S::default();
-                self.entries.insert(peer.peer, Entry { slot, peer, state });
+                let (state, accepted) = (S::default(), Vec::new());
+                let entry = Entry {
+                    slot,
+                    peer,
+                    accepted,
+                    state,
+                };
+                self.entries.insert(entry.peer.peer, entry);
             }
         }
         Ok(slot)
@@ -87,6 +96,28 @@ impl<S: Default> Peers<S> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Has packets for these prefixes, too, go to a peer; false when they did before. A prefix
+    /// that is another peer's own stays that one's.
+    pub(super) fn set_accepted(&mut self, peer: PeerId, prefixes: &[Prefix]) -> bool {
+        let Some(entry) = self.entries.get_mut(&peer) else {
+            return false;
+        };
+        if entry.accepted == prefixes {
+            return false;
+        }
+        entry.accepted = prefixes.to_vec();
+        let (slot, own) = (entry.slot, entry.peer.routes.clone());
+        let routes = Arc::make_mut(&mut self.routes);
+        routes.remove(slot);
+        for prefix in own.iter().chain(prefixes) {
+            let before = routes.insert(*prefix, slot);
+            if let Some(other) = before.filter(|other| *other != slot) {
+                routes.insert(*prefix, other);
+            }
+        }
+        true
     }
 
     /// Removes a peer.
@@ -152,6 +183,27 @@ mod tests {
         assert_eq!(peers.add(peer(2, &["10.0.0.9/32"])).unwrap(), 1);
         assert_eq!(find(&peers, "10.0.0.2"), None);
         assert_eq!(find(&peers, "10.0.0.9"), Some(1));
+    }
+
+    #[test]
+    fn accepted_prefixes_lead_to_a_peer_beside_its_own() {
+        let mut peers = Peers::<()>::default();
+        let (one, two) = (peer(1, &["10.0.0.1/32"]), peer(2, &["10.0.0.2/32"]));
+        peers.add(one.clone()).unwrap();
+        peers.add(two.clone()).unwrap();
+        let prefixes =
+            |texts: &[&str]| -> Vec<Prefix> { texts.iter().map(|t| t.parse().unwrap()).collect() };
+        let find = |peers: &Peers<()>, ip: &str| peers.routes().find(ip.parse().unwrap());
+        let accepted = prefixes(&["0.0.0.0/0", "10.0.0.1/32"]);
+        assert!(peers.set_accepted(two.peer, &accepted));
+        assert!(!peers.set_accepted(two.peer, &accepted), "as before");
+        assert_eq!(find(&peers, "192.0.2.1"), Some(1));
+        assert_eq!(find(&peers, "10.0.0.1"), Some(0), "its own stays its own");
+        peers.add(peer(2, &["10.0.0.3/32"])).unwrap();
+        assert_eq!(find(&peers, "192.0.2.1"), Some(1), "kept over a change");
+        assert!(peers.set_accepted(two.peer, &[]));
+        assert_eq!(find(&peers, "192.0.2.1"), None);
+        assert_eq!(find(&peers, "10.0.0.3"), Some(1));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::{
 
 use super::{Answer, In, read_ask};
 use crate::{
-    api::{VpnReport, VpnUpAsk},
+    api::{VpnReport, VpnUpAsk, routes::RoutesReport},
     daemon::{Daemon, Presence},
     error::CliError,
 };
@@ -23,6 +23,9 @@ pub(super) fn routes() -> Router<Arc<Daemon>> {
         .route("/v1/vpn", get(status))
         .route("/v1/vpn/up", post(up))
         .route("/v1/vpn/down", post(down))
+        .route("/v1/vpn/routes", get(routes_shown))
+        .route("/v1/vpn/offer", post(offer))
+        .route("/v1/vpn/accept", post(accept))
 }
 
 async fn status(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
@@ -49,6 +52,28 @@ async fn up(State(daemon): State<Arc<Daemon>>, In(presence): In, body: Body) -> 
 async fn down(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
     let presence = private(&daemon, presence)?;
     Ok(Json(presence.vpn_down().await?))
+}
+
+async fn routes_shown(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<RoutesReport> {
+    Ok(Json(private(&daemon, presence)?.routes().await?))
+}
+
+async fn offer(
+    State(daemon): State<Arc<Daemon>>,
+    In(presence): In,
+    body: Body,
+) -> Answer<RoutesReport> {
+    let ask = read_ask(body).await?;
+    Ok(Json(private(&daemon, presence)?.offer(ask).await?))
+}
+
+async fn accept(
+    State(daemon): State<Arc<Daemon>>,
+    In(presence): In,
+    body: Body,
+) -> Answer<RoutesReport> {
+    let ask = read_ask(body).await?;
+    Ok(Json(private(&daemon, presence)?.accept(ask).await?))
 }
 
 /// The network that is meant: where the default one is public, the only private one.
