@@ -236,7 +236,7 @@ impl Topic {
         self.reports.pop_front()
     }
 
-    /// The next frame. See [`is_worth_a_dial`].
+    /// The next frame. See `is_worth_a_dial`.
     pub fn poll_transmit(&mut self) -> Option<(PeerId, Frame)> {
         if let Overlay::Chosen(view) = &mut self.overlay
             && let Some(transmit) = view.poll_transmit()
