@@ -1,7 +1,12 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
+use anyhop::PeerAddr;
 use clap::{Args, Parser, Subcommand};
 
 /// Measures Anyhop on this machine, beside plain noq where there is something to compare.
@@ -29,11 +34,52 @@ pub(crate) enum Command {
     Memory(Memory),
     /// Time from dial to first byte, in round trips of a virtual network.
     FirstByte(FirstByte),
+    /// IP packets through the VPN: direct, over a relay and over a WebSocket, beside
+    /// WireGuard in user space and the devices alone. Needs root, iperf3, ping; wg for rivals.
+    Vpn(Vpn),
     /// Everything, in short.
     All(All),
     /// One end of a measurement; started by the others.
     #[command(hide = true)]
     Worker,
+    /// One end of a tunnel, or the relay between two; started by `vpn`.
+    #[command(hide = true)]
+    Tunnel(Tunnel),
+}
+
+/// Settings of `vpn`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Vpn {
+    /// Rounds; contenders take turns in each.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+    /// Seconds of each of a round's measurements.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(crate) seconds: u16,
+    /// Another WireGuard in user space, besides wireguard-go, boringtun-cli and gotatun where
+    /// they are on the path; may be given several times.
+    #[arg(long = "rival", value_name = "NAME=PROGRAM")]
+    pub(crate) rivals: Vec<String>,
+    /// Only contenders whose name contains this, and the devices alone.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) only: String,
+}
+
+/// Settings of `tunnel`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Tunnel {
+    /// Where to listen for UDP.
+    #[arg(long)]
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Where to serve WebSockets.
+    #[arg(long)]
+    pub(crate) listen_ws: Vec<SocketAddr>,
+    /// The relay to be attached to.
+    #[arg(long)]
+    pub(crate) bootstrap: Vec<PeerAddr>,
+    /// This end's address in the tunnel; none for a relay.
+    #[arg(long)]
+    pub(crate) ip: Option<Ipv4Addr>,
 }
 
 /// How long to measure.

@@ -12,6 +12,7 @@ mod measure;
 mod netns;
 mod report;
 mod stats;
+mod tunnel;
 mod wire;
 mod worker;
 
@@ -39,12 +40,14 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let reports = match &cli.command {
         Command::Worker => return worker::run(),
+        Command::Tunnel(args) => return tunnel::run(args),
         Command::Streams(args) => vec![measure::streams(args)?],
         Command::Circuit(timing) => vec![measure::circuit(*timing)?],
         Command::Requests(timing) => vec![measure::requests(*timing)?],
         Command::Sessions(args) => vec![measure::sessions(*args)?],
         Command::Memory(args) => vec![measure::memory(*args)?],
         Command::FirstByte(args) => vec![measure::first_byte(*args)?],
+        Command::Vpn(args) => vec![measure::vpn(args)?],
         Command::All(args) => all(args)?,
     };
     if cli.json {

@@ -1,5 +1,5 @@
-//! Two network namespaces joined by a veth pair: a network with real devices between two
-//! processes of one machine.
+//! Network namespaces joined by veth pairs: networks with real devices between processes of
+//! one machine.
 
 use std::{
     ffi::OsStr,
@@ -31,7 +31,8 @@ impl Namespace {
         command
     }
 
-    fn ip(&self, args: &[&str]) -> Result<()> {
+    /// Runs `ip` inside.
+    pub(crate) fn ip(&self, args: &[&str]) -> Result<()> {
         let inside = ["-n", &self.name];
         ip(&[&inside, args].concat()).map(drop)
     }
@@ -52,29 +53,84 @@ pub(crate) struct VethPair(pub(crate) [Namespace; 2]);
 impl VethPair {
     /// Makes it; `None` when this process is not root or `ip` is missing.
     pub(crate) fn new() -> Result<Option<Self>> {
-        if !anyhop_os::is_root() || !has_ip() {
+        if !usable()? {
             return Ok(None);
         }
-        remove_stale()?;
-        let made = |end: usize| {
-            let name = format!("{PREFIX}{}-{end}", process::id());
-            ip(&["netns", "add", &name])?;
-            let ip = ADDRESSES[end];
-            Ok::<_, BenchError>(Namespace { name, ip })
-        };
-        let pair = Self([made(0)?, made(1)?]);
-        let [a, b] = &pair.0;
-        ip(&[
-            "link", "add", "veth0", "netns", &a.name, "type", "veth", "peer", "name", "veth0",
-            "netns", &b.name,
-        ])?;
-        for end in [a, b] {
-            end.ip(&["link", "set", "lo", "up"])?;
-            end.ip(&["address", "add", &format!("{}/24", end.ip), "dev", "veth0"])?;
-            end.ip(&["link", "set", "veth0", "up"])?;
-        }
-        Ok(Some(pair))
+        let [a, b] = ADDRESSES;
+        let pair = [host(0, a)?, host(1, b)?];
+        join([&pair[0], &pair[1]], "veth0", ADDRESSES)?;
+        Ok(Some(Self(pair)))
     }
+}
+
+/// Two hosts that reach each other, and a third one that reaches both over networks of their
+/// own and forwards nothing by itself.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) a: Namespace,
+    pub(crate) b: Namespace,
+    pub(crate) relay: Namespace,
+    /// Addresses of the two on the network between them.
+    pub(crate) direct: [Ipv4Addr; 2],
+    /// Their addresses on the networks with the relay.
+    pub(crate) outer: [Ipv4Addr; 2],
+    /// The relay's there.
+    pub(crate) middle: [Ipv4Addr; 2],
+}
+
+impl Line {
+    /// Makes it; `None` when this process is not root or `ip` is missing.
+    pub(crate) fn new() -> Result<Option<Self>> {
+        if !usable()? {
+            return Ok(None);
+        }
+        let near = |net: u8, host: u8| Ipv4Addr::new(198, 18, net, host);
+        let (outer, middle) = ([near(1, 1), near(2, 1)], [near(1, 2), near(2, 2)]);
+        let [a_ip, b_ip] = ADDRESSES;
+        let (a, b, relay) = (host(0, a_ip)?, host(1, b_ip)?, host(2, middle[0])?);
+        join([&a, &b], "veth0", ADDRESSES)?;
+        join([&a, &relay], "veth1", [outer[0], middle[0]])?;
+        join([&b, &relay], "veth2", [outer[1], middle[1]])?;
+        Ok(Some(Self {
+            a,
+            b,
+            relay,
+            direct: ADDRESSES,
+            outer,
+            middle,
+        }))
+    }
+}
+
+/// Whether namespaces can be made; removes those of makers that were killed.
+fn usable() -> Result<bool> {
+    if !anyhop_os::is_root() || !has_ip() {
+        return Ok(false);
+    }
+    remove_stale()?;
+    Ok(true)
+}
+
+fn host(end: usize, address: Ipv4Addr) -> Result<Namespace> {
+    let name = format!("{PREFIX}{}-{end}", process::id());
+    ip(&["netns", "add", &name])?;
+    let made = Namespace { name, ip: address };
+    made.ip(&["link", "set", "lo", "up"])?;
+    Ok(made)
+}
+
+/// Joins two of them by a veth pair with these addresses.
+fn join(ends: [&Namespace; 2], device: &str, addresses: [Ipv4Addr; 2]) -> Result<()> {
+    let [a, b] = ends;
+    ip(&[
+        "link", "add", device, "netns", &a.name, "type", "veth", "peer", "name", device, "netns",
+        &b.name,
+    ])?;
+    for (end, address) in ends.into_iter().zip(addresses) {
+        end.ip(&["address", "add", &format!("{address}/24"), "dev", device])?;
+        end.ip(&["link", "set", device, "up"])?;
+    }
+    Ok(())
 }
 
 fn has_ip() -> bool {

@@ -6,6 +6,7 @@ mod memory;
 mod requests;
 mod sessions;
 mod streams;
+mod vpn;
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use clap::Parser;
 
 pub(crate) use self::{
     circuit::circuit, first_byte::first_byte, memory::memory, requests::requests,
-    sessions::sessions, streams::streams,
+    sessions::sessions, streams::streams, vpn::vpn,
 };
 use crate::{
     args::{Cli, Command},
@@ -45,13 +46,14 @@ pub(crate) enum Length {
 
 /// Runs every measurement as its own command line would.
 pub(crate) fn all(length: Length) -> Result<Vec<Report>> {
-    let lines: [(&str, &str); 6] = [
+    let lines: [(&str, &str); 7] = [
         ("streams", "--rounds 3 --seconds 1"),
         ("circuit", "--rounds 3 --seconds 1"),
         ("requests", "--rounds 3 --seconds 1"),
         ("sessions", "--rounds 3 --peers 100"),
         ("memory", "--rounds 1 --sessions 200 --idle 5"),
         ("first-byte", "--rounds 5"),
+        ("vpn", "--rounds 1 --seconds 1"),
     ];
     let mut reports = Vec::with_capacity(lines.len());
     for (name, short) in lines {
@@ -67,7 +69,8 @@ pub(crate) fn all(length: Length) -> Result<Vec<Report>> {
             Command::Sessions(args) => sessions(args)?,
             Command::Memory(args) => memory(args)?,
             Command::FirstByte(args) => first_byte(args)?,
-            Command::All(_) | Command::Worker => continue,
+            Command::Vpn(args) => vpn(&args)?,
+            Command::All(_) | Command::Worker | Command::Tunnel(_) => continue,
         });
     }
     Ok(reports)
