@@ -28,7 +28,7 @@ const JOINING: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(60);
 /// Posts for the tree to settle, and those that are measured.
 const POSTS: (usize, usize) = (10, 10);
-/// How long after a join a node that has no neighbour tries again.
+/// Time between looks of a node for whether it knows anybody.
 const SEEKING: Duration = Duration::from_secs(5);
 /// Time between posts.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -243,14 +243,7 @@ impl World {
                 }
             }
             Happening::Join(number) => self.join(number),
-            Happening::Seek(number) => {
-                if let Machine::Topic(topic) = &self.nodes[number].machine
-                    && self.nodes[number].alive
-                    && topic.neighbours().is_empty()
-                {
-                    self.join(number);
-                }
-            }
+            Happening::Seek(number) => self.seek(number),
             Happening::Publish(number) => self.publish(number),
             Happening::KillMany => self.kill_many(),
             Happening::Replace => self.replace(),
@@ -344,8 +337,19 @@ impl World {
             }
         }
         self.drain(number);
-        // As the library does while it has nobody on a topic: a join may be lost.
         self.plan_at(self.now + SEEKING, Happening::Seek(number));
+    }
+
+    /// Looks for somebody else when nobody is left, as the library does.
+    fn seek(&mut self, number: usize) {
+        let Machine::Topic(topic) = &self.nodes[number].machine else {
+            return;
+        };
+        if topic.is_alone() && self.nodes[number].alive {
+            self.join(number);
+        } else if self.nodes[number].alive {
+            self.plan_at(self.now + SEEKING, Happening::Seek(number));
+        }
     }
 
     fn random_live(&mut self) -> Option<usize> {
