@@ -299,6 +299,7 @@ pub(crate) fn message_headers() -> Vec<Vec<u8>> {
         encoding: 1,
         len: 1 << 20,
         wants_reply: true,
+        within_ms: 30_000,
     };
     vec![content(&header.encode())]
 }

@@ -19,6 +19,8 @@ mod wire {
         pub(super) len: u64,
         #[prost(bool, tag = "4")]
         pub(super) wants_reply: bool,
+        #[prost(uint32, tag = "5")]
+        pub(super) within_ms: u32,
     }
 }
 
@@ -33,6 +35,8 @@ pub struct Header {
     pub len: u64,
     /// Whether the sender waits for a reply.
     pub wants_reply: bool,
+    /// For how long it waits, milliseconds; 0 when it does not say.
+    pub within_ms: u32,
 }
 
 impl Header {
@@ -44,6 +48,7 @@ impl Header {
             encoding: self.encoding,
             len: self.len,
             wants_reply: self.wants_reply,
+            within_ms: self.within_ms,
         })
     }
 
@@ -57,12 +62,14 @@ impl Header {
             encoding,
             len,
             wants_reply,
+            within_ms,
         } = decode(content)?;
         Ok(Self {
             kind,
             encoding,
             len,
             wants_reply,
+            within_ms,
         })
     }
 }
@@ -79,8 +86,10 @@ pub enum Status {
     TooLarge = 2,
     /// The inbox has no room.
     InboxFull = 3,
-    /// Nobody answers this request.
+    /// Nobody answers this request, or takes messages of this type.
     NoResponder = 4,
+    /// The time for this request was over before there was a reply.
+    Late = 5,
 }
 
 impl Status {
@@ -93,6 +102,7 @@ impl Status {
             Self::TooLarge,
             Self::InboxFull,
             Self::NoResponder,
+            Self::Late,
         ]
         .into_iter()
         .find(|s| *s as u8 == byte)
@@ -113,6 +123,7 @@ mod tests {
             encoding: 1,
             len: 300,
             wants_reply: true,
+            within_ms: 0,
         };
         assert_eq!(
             header.encode(),
@@ -123,15 +134,28 @@ mod tests {
     }
 
     #[test]
+    fn the_time_to_wait_comes_behind_what_older_readers_know() {
+        let header = Header {
+            kind: "t".to_owned(),
+            encoding: 0,
+            len: 0,
+            wants_reply: true,
+            within_ms: 300,
+        };
+        assert_eq!(header.encode(), [8, 0x0a, 1, b't', 0x20, 1, 0x28, 0xac, 2]);
+    }
+
+    #[test]
     fn status_bytes_are_fixed() {
         assert_eq!(Status::from_byte(2), Some(Status::TooLarge));
-        assert_eq!(Status::from_byte(5), None);
+        assert_eq!(Status::from_byte(5), Some(Status::Late));
+        assert_eq!(Status::from_byte(6), None);
     }
 
     proptest! {
         #[test]
-        fn headers_survive_a_round_trip(kind in ".{0,60}", encoding: u32, len: u64, wants_reply: bool) {
-            let header = Header { kind, encoding, len, wants_reply };
+        fn headers_survive_a_round_trip(kind in ".{0,60}", encoding: u32, len: u64, wants_reply: bool, within_ms: u32) {
+            let header = Header { kind, encoding, len, wants_reply, within_ms };
             let frame = header.encode();
             let content = take_frame(&mut &frame[..], MAX_HEADER).unwrap().unwrap();
             prop_assert_eq!(Header::decode(content).unwrap(), header);

@@ -342,6 +342,14 @@ impl MessageError {
     }
 }
 
+/// A handler that cannot be: its type has one already, is longer than 256 bytes, or a
+/// thousand types have one.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "messages of type {0:?} cannot have this handler: they have one, the name is too long, or there are too many"
+)]
+pub struct TypeTaken(pub String);
+
 /// A second handler for one protocol name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("protocol {0:?} already has a handler on this node")]

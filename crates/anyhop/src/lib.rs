@@ -65,7 +65,7 @@ pub use config::{
 };
 pub use error::{
     Attempt, DialError, ErrorKind, MessageError, NoRouteReason, NoSwarmKey, ProtocolTaken, Refused,
-    StartError, StreamError,
+    StartError, StreamError, TypeTaken,
 };
 pub use explain::{
     CandidateInfo, CandidateLists, CandidateSource, DialFailure, Explanation, PeerState,
@@ -78,7 +78,9 @@ pub use info::{
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
 pub use net::SOCKET_MARK;
-pub use node::{Connectedness, Event, InviteOptions, Listener, MAX_ATTEMPTS, NetworkHandle, Node};
+pub use node::{
+    Connectedness, Event, Handling, InviteOptions, Listener, MAX_ATTEMPTS, NetworkHandle, Node,
+};
 pub use private::{
     CERTIFICATE_LIFETIME_S, Invited, JoinError, MemberInfo, NetworkError, NetworkInfo, NetworkKind,
     PrivateNetwork, RequestInfo, StoreError,

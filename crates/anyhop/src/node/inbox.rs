@@ -12,10 +12,14 @@ use anyhop_proto::message::{Header, MAX_HEADER, Status};
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{Inner, protocols};
+use super::{
+    Inner,
+    handlers::{Handled, Handler},
+    protocols,
+};
 use crate::{
     Encoding, Limits, MAX_TYPE_LEN, Message, MessageError, Pong, Received, StreamError,
     message::Responder,
@@ -29,6 +33,9 @@ const CHUNK: usize = 256 * 1024;
 const SMALL_BODY: usize = 8 * 1024;
 /// How long a peer may take to acknowledge a message that has arrived.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a request waits in the inbox whose sender does not say for how long it waits.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Received messages that nobody has taken yet.
 #[derive(Debug)]
@@ -118,12 +125,13 @@ fn check(message: &Message, limit: usize) -> Result<(), MessageError> {
 }
 
 /// A message's header, with its body when that is small: one write then carries all.
-fn head_of(message: &Message, wants_reply: bool) -> Vec<u8> {
+fn head_of(message: &Message, waits: Option<Duration>) -> Vec<u8> {
     let header = Header {
         kind: message.kind.clone(),
         encoding: message.encoding.tag(),
         len: message.body.len() as u64,
-        wants_reply,
+        wants_reply: waits.is_some(),
+        within_ms: waits.map_or(0, |w| u32::try_from(w.as_millis()).unwrap_or(u32::MAX)),
     };
     let mut head = header.encode();
     if message.body.len() <= SMALL_BODY {
@@ -175,8 +183,11 @@ impl Inner {
         message: Message,
     ) -> Result<(), MessageError> {
         check(&message, self.config.max_message_size)?;
+        if peer == self.me {
+            return self.send_to_self(message);
+        }
         let conn = self.connect(peer).await.map_err(StreamError::from)?;
-        let mut recv = self.open_message(&conn, &message, false).await?;
+        let mut recv = self.open_message(&conn, &message, None).await?;
         let status = timeout(ACK_TIMEOUT, read_status(&mut recv)).await;
         match status.map_err(|_| self.timed_out(&conn, ACK_TIMEOUT))?? {
             Status::Accepted => Ok(()),
@@ -191,11 +202,15 @@ impl Inner {
         within: Duration,
     ) -> Result<Message, MessageError> {
         check(&message, self.config.max_message_size)?;
+        if peer == self.me {
+            return self.ask_self(message, within).await;
+        }
         let conn = self.connect(peer).await.map_err(StreamError::from)?;
         let talk = async {
-            let mut recv = self.open_message(&conn, &message, true).await?;
+            let mut recv = self.open_message(&conn, &message, Some(within)).await?;
             match read_status(&mut recv).await? {
                 Status::Replied => self.read_reply(peer, &mut recv).await,
+                Status::Late => Err(late(peer, within, "the peer's time for it was over first")),
                 other => Err(self.refused(peer, &message, other, &mut recv).await),
             }
         };
@@ -210,10 +225,10 @@ impl Inner {
         &self,
         conn: &Conn,
         message: &Message,
-        wants_reply: bool,
+        waits: Option<Duration>,
     ) -> Result<RecvStream, MessageError> {
         let protocol = self.protocol(protocols::MESSAGE);
-        let head = head_of(message, wants_reply);
+        let head = head_of(message, waits);
         let opening = conn.open_bi_with(&protocol, protocols::MESSAGE, &head);
         let (mut send, recv) = opening.await?;
         match write_rest(&mut send, message).await {
@@ -251,7 +266,7 @@ impl Inner {
                 peer,
                 kind: message.kind.clone(),
             },
-            Status::Accepted | Status::Replied => MessageError::Protocol {
+            Status::Accepted | Status::Replied | Status::Late => MessageError::Protocol {
                 peer,
                 reason: format!("status {status:?} does not fit what was sent"),
             },
@@ -343,11 +358,22 @@ impl Inner {
             send.write_all(&(limit as u64).to_be_bytes()).await?;
             return send.finish();
         };
+        if self.handlers.refuses(&header.kind) {
+            return refuse(&mut send, &mut recv, Status::NoResponder).await;
+        }
         let Some(room) = self.inbox.reserve(len) else {
             return refuse(&mut send, &mut recv, Status::InboxFull).await;
         };
         let wants_reply = header.wants_reply;
+        let within = Duration::from_millis(u64::from(header.within_ms));
+        let within = (header.within_ms > 0).then_some(within);
         let body = read_body(&mut recv, len).await?;
+        if let Some(handler) = self.handlers.of(&header.kind) {
+            let message = message_of(header, body);
+            let waits = wants_reply.then_some(within);
+            let (from, streams) = (conn.peer, (send, recv));
+            return Self::handle_message(from, &handler, message, waits, room, streams).await;
+        }
         let (responder, reply) = oneshot::channel();
         let received = Received {
             from: conn.peer,
@@ -369,18 +395,113 @@ impl Inner {
         // A requester that gives up stops the stream; the reply then has nowhere to go.
         let reply = tokio::select! {
             reply = reply => reply,
+            () = sleep(within.unwrap_or(MAX_WAIT)) => {
+                return refuse(&mut send, &mut recv, Status::Late).await;
+            }
             _ = send.stopped() => return Ok(()),
         };
         match reply {
-            Ok(message) => {
-                let mut head = vec![Status::Replied as u8];
-                head.extend_from_slice(&head_of(&message, false));
-                send.write_all(&head).await?;
-                write_rest(&mut send, &message).await
-            }
+            Ok(message) => write_reply(&mut send, &message).await,
             Err(_) => refuse(&mut send, &mut recv, Status::NoResponder).await,
         }
     }
+}
+
+impl Inner {
+    /// Has a handler take a message; its room is held for as long as that works on it.
+    async fn handle_message(
+        from: PeerId,
+        handler: &Handler,
+        message: Message,
+        waits: Option<Option<Duration>>,
+        _room: OwnedSemaphorePermit,
+        (mut send, mut recv): (SendStream, RecvStream),
+    ) -> Result<(), StreamError> {
+        let Some(within) = waits else {
+            send.write_all(&[Status::Accepted as u8]).await?;
+            send.finish()?;
+            handler.run(from, message, None).await;
+            return Ok(());
+        };
+        // A requester that gives up stops the stream, and its handler with it.
+        let handled = tokio::select! {
+            handled = handler.run(from, message, within) => handled,
+            _ = send.stopped() => return Ok(()),
+        };
+        match handled {
+            Handled::Reply(reply) => write_reply(&mut send, &reply).await,
+            Handled::Nothing => refuse(&mut send, &mut recv, Status::NoResponder).await,
+            Handled::Late => refuse(&mut send, &mut recv, Status::Late).await,
+        }
+    }
+
+    fn send_to_self(self: &Arc<Self>, message: Message) -> Result<(), MessageError> {
+        if let Some(handler) = self.handlers.of(&message.kind) {
+            let me = self.me;
+            self.spawn(async move {
+                handler.run(me, message, None).await;
+            });
+            return Ok(());
+        }
+        self.put_own(message, None)
+    }
+
+    async fn ask_self(&self, message: Message, within: Duration) -> Result<Message, MessageError> {
+        let (peer, kind) = (self.me, message.kind.clone());
+        let unanswered = MessageError::NoResponder { peer, kind };
+        let timed_out = || late(peer, within, "this node asked itself");
+        if let Some(handler) = self.handlers.of(&message.kind) {
+            return match handler.run(peer, message, Some(within)).await {
+                Handled::Reply(reply) => Ok(reply),
+                Handled::Nothing => Err(unanswered),
+                Handled::Late => Err(timed_out()),
+            };
+        }
+        let (channel, reply) = oneshot::channel();
+        let limit = self.config.max_message_size;
+        let responder = Responder {
+            peer,
+            limit,
+            channel,
+        };
+        self.put_own(message, Some(responder))?;
+        match timeout(within, reply).await {
+            Ok(reply) => reply.map_err(|_| unanswered),
+            Err(_) => Err(timed_out()),
+        }
+    }
+
+    /// Puts a message of this node into its own inbox.
+    fn put_own(&self, message: Message, reply: Option<Responder>) -> Result<(), MessageError> {
+        if self.handlers.refuses(&message.kind) {
+            let (peer, kind) = (self.me, message.kind);
+            return Err(MessageError::NoResponder { peer, kind });
+        }
+        let full = || MessageError::InboxFull(self.me);
+        let room = self.inbox.reserve(message.body.len()).ok_or_else(full)?;
+        let received = Received {
+            from: self.me,
+            message,
+            reply,
+            _room: room,
+        };
+        self.inbox.push(received).then_some(()).ok_or_else(full)
+    }
+}
+
+fn late(peer: PeerId, within: Duration, note: &str) -> MessageError {
+    MessageError::Timeout {
+        peer,
+        millis: within.as_millis(),
+        note: note.to_owned(),
+    }
+}
+
+async fn write_reply(send: &mut SendStream, message: &Message) -> Result<(), StreamError> {
+    let mut head = vec![Status::Replied as u8];
+    head.extend_from_slice(&head_of(message, None));
+    send.write_all(&head).await?;
+    write_rest(send, message).await
 }
 
 async fn refuse(

@@ -11,6 +11,7 @@ mod dial;
 mod explain;
 mod families;
 mod find;
+mod handlers;
 mod inbox;
 mod keep;
 mod mapping;
@@ -58,6 +59,7 @@ use tracing::Instrument as _;
 pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
+pub use handlers::Handling;
 pub(crate) use monitor::Network;
 pub use private::{InviteOptions, NetworkHandle};
 pub(crate) use topics::Member;
@@ -67,7 +69,7 @@ use crate::{
     Config, DialError, Encoding, Incoming, KeyRing, MadeUnder, Message, MessageError, NatStatus,
     NoSwarmKey, NodeStatus, PathInfo, PathKind, Pong, ProtocolTaken, Published, Received,
     RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError, StreamError, Topic,
-    TopicError, TopicInfo,
+    TopicError, TopicInfo, TypeTaken,
     circuit::Circuits,
     engine::{Engine, Fabric, Swarm},
     net::{Host, LiveSocket, OsHost},
@@ -241,6 +243,7 @@ pub(crate) struct Inner {
     mappings: Mutex<mapping::Mappings>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,
     inbox: inbox::Inbox,
+    handlers: handlers::Handlers,
     topics: topics::TopicsShell,
     record_dirty: Notify,
     session_changed: Notify,
@@ -637,6 +640,32 @@ impl Node {
         timeout: Duration,
     ) -> Result<Message, MessageError> {
         self.0.request(peer, message, timeout).await
+    }
+
+    /// Has `handler` take messages and requests of one type, concurrently, instead of the
+    /// inbox. A request is answered with what it returns; `None` tells the requester that
+    /// nobody answers, and for a message it does not matter. It is dropped when the requester
+    /// gives up, when its time is over, or after `within`, whichever comes first.
+    ///
+    /// # Errors
+    /// When the type has a handler, or cannot have one.
+    pub fn on_message<F, T>(
+        &self,
+        kind: &str,
+        within: Duration,
+        handler: F,
+    ) -> Result<Handling, TypeTaken>
+    where
+        F: Fn(PeerId, Message) -> T + Send + Sync + 'static,
+        T: Future<Output = Option<Message>> + Send + 'static,
+    {
+        self.0.add_handler(kind, within, handler)
+    }
+
+    /// Whether messages and requests of types without a handler are refused at once. They go
+    /// to the inbox unless that is asked for.
+    pub fn refuse_unhandled(&self, refuse: bool) {
+        self.0.handlers.set_only(refuse);
     }
 
     /// Takes the next received message or request, in order of arrival; `None` once the

@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     EVENT_QUEUE, Inner, Network,
+    handlers::Handlers,
     inbox::Inbox,
     mapping::{REACH_BURST, REACH_INTERVAL},
     mdns::LocalPeers,
@@ -110,6 +111,7 @@ pub(super) fn start(
         mappings: Mutex::default(),
         protocols: Mutex::default(),
         inbox: Inbox::new(&config.limits),
+        handlers: Handlers::default(),
         topics: TopicsShell::new(me, network_id),
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
