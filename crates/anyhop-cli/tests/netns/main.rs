@@ -29,6 +29,7 @@ mod socks;
 mod symmetric;
 mod transfer;
 mod vpn;
+mod vpn_hard;
 mod vpn_keys;
 mod vpn_switch;
 mod watched;
