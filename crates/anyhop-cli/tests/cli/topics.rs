@@ -2,12 +2,26 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, noise, run_with_input, string};
+use crate::harness::{Daemon, Deadline, noise, run_with_input, string};
+
+/// Waits until somebody reads the topic: what was published before it does not get.
+fn is_read(daemon: &Daemon, topic: &str) {
+    let deadline = Deadline::new();
+    loop {
+        let topics = daemon.command(&["topics"]).ok().json();
+        let mut topics = topics.as_array().expect("a list").iter();
+        if topics.any(|t| t["topic"] == topic && t["subscribers"].as_u64() > Some(0)) {
+            return;
+        }
+        deadline.pause("a subscription");
+    }
+}
 
 #[test]
 fn what_is_published_is_printed_with_sender_number_and_encoding() {
     let (a, b) = Daemon::pair();
     let reader = a.spawn(&["subscribe", "news & more", "--count", "2"]);
+    is_read(&a, "news & more");
     let first = b
         .command(&["publish", "news & more", "grüß dich"])
         .ok()
@@ -35,6 +49,7 @@ fn what_is_published_is_printed_with_sender_number_and_encoding() {
 fn a_broadcast_reaches_who_subscribes_to_no_topic() {
     let (a, b) = Daemon::pair();
     let reader = a.spawn(&["subscribe", "--count", "1"]);
+    is_read(&a, "");
     let sent = run_with_input(
         &mut b.json(&["broadcast", "-", "--encoding", "binary"]),
         b"\x00\xff\x10",
@@ -51,6 +66,7 @@ fn a_broadcast_reaches_who_subscribes_to_no_topic() {
 fn a_large_post_arrives_whole() {
     let (a, b) = Daemon::pair();
     let reader = a.spawn(&["subscribe", "files", "--count", "1"]).read();
+    is_read(&a, "files");
     let body: String = noise(5 << 20, 3)
         .iter()
         .map(|b| char::from(b'a' + b % 26))
@@ -64,10 +80,12 @@ fn a_large_post_arrives_whole() {
 fn topics_lists_what_the_node_is_on_and_who_else_is() {
     let (a, b) = Daemon::pair();
     let reader = a.spawn(&["subscribe", "news", "--count", "1"]);
+    is_read(&a, "news");
     b.command(&["publish", "news", "x"]).ok();
     reader.finish().ok();
     let mut reader = a.spawn(&["subscribe", "other"]);
     let lines = reader.stdout_lines();
+    is_read(&a, "other");
     a.command(&["publish", "other", "mine"]).ok();
     // The daemon's own posts are shown as well.
     assert_eq!(lines.next_json()["body"], "mine");
