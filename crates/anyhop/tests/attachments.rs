@@ -108,3 +108,20 @@ async fn a_node_does_not_attach_to_those_that_do_not_relay_or_are_behind_a_nat()
     assert_eq!(attachments(&a.node), BTreeSet::from([relay]));
     assert_eq!(a.node.sessions().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_first_neighbour_is_reached_over_a_later_one_when_it_is_blocked_seconds_after() {
+    let mut world = World::new(5).await;
+    let a = world.natted("a", NatConfig::symmetric()).await;
+    common::attached(&a.node).await;
+    let later = relays(&world, 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world
+        .net
+        .block(world.net.external(a.nat)[0], &world.relay_host);
+    // Longer than a session lives without a path.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    exchange(&a.node, &world.relay, "around the block").await;
+    let over = later[0].1.peer_id().to_string();
+    assert!(attachments(&a.node).contains(&over));
+}

@@ -31,6 +31,7 @@ mod transfer;
 mod vpn;
 mod vpn_hard;
 mod vpn_keys;
+mod vpn_paths;
 mod vpn_switch;
 mod watched;
 mod world;

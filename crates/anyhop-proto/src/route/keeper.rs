@@ -2,9 +2,11 @@
 //!
 //! **Bootstrap**: the bootstrap peers are kept by whoever started the node; they count.
 //! **Steady state**: as long as there are fewer than [`ATTACHMENTS`], neighbours are asked
-//! for relays they know, and the best one is tried: from another network than those held,
-//! then the one known for longest. A node that strangers can dial chooses at random
-//! instead, since links to the best alone would leave the graph in pieces. **Failure**: a
+//! for relays they know, and the best one is tried: one that strangers are known to reach, then
+//! from another network than those held, then the one known for longest. A node that strangers
+//! can dial chooses at random instead, since links to the best alone would leave the graph in
+//! pieces. Nobody may know yet whom strangers reach, as in a network that has just begun: then
+//! those are tried of whom nothing says that they cannot be reached. **Failure**: a
 //! relay that cannot be reached is tried again ever later; one that was lost is replaced.
 //! A relay from another network replaces one of two from the same.
 
@@ -30,8 +32,9 @@ const RETRY: Duration = Duration::from_secs(30);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
 /// Wait before a relay that was lost is tried again.
 const RETRY_LOST: Duration = Duration::from_secs(5);
-/// First wait before neighbours are asked again; doubles up to [`ASK_MAX`].
-const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// First wait before neighbours are asked again; doubles up to [`ASK_MAX`]. Short, since
+/// whoever knows one neighbour only is lost without it.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Longest wait; also how often a node that has enough looks for better ones. Longer than
 /// sessions are kept unused, so that asking keeps none alive.
 const ASK_MAX: Duration = Duration::from_secs(1800);
@@ -63,6 +66,8 @@ pub struct Candidate {
     pub peer: PeerId,
     /// Where.
     pub prefix: Prefix,
+    /// Whether strangers are known to reach it.
+    pub public: bool,
     /// How long whoever told has been connected to it.
     pub known_for: Duration,
 }
@@ -83,6 +88,7 @@ pub enum KeeperAction {
 #[derive(Debug)]
 struct Entry {
     prefix: Prefix,
+    public: bool,
     /// Since when it has been there, as far as is known.
     since: Instant,
     failures: u32,
@@ -153,11 +159,13 @@ impl Keeper {
             let since = now.checked_sub(candidate.known_for).unwrap_or(now);
             let entry = self.candidates.entry(candidate.peer).or_insert(Entry {
                 prefix: candidate.prefix,
+                public: candidate.public,
                 since,
                 failures: 0,
                 not_before: now,
             });
             entry.prefix = candidate.prefix;
+            entry.public = candidate.public;
             entry.since = entry.since.min(since);
         }
         while self.candidates.len() > MAX_CANDIDATES {
@@ -273,12 +281,15 @@ impl Keeper {
             .candidates
             .iter()
             .filter(|(peer, e)| self.is_free(peer) && e.not_before <= now)
-            .map(|(peer, e)| (near.contains(&e.prefix), e.since, *peer))
-            .filter(|(near, ..)| !(elsewhere && *near))
+            .map(|(peer, e)| (!e.public, near.contains(&e.prefix), e.since, *peer))
+            .filter(|(_, near, ..)| !(elsewhere && *near))
             .collect();
+        if ready.iter().any(|(unproven, ..)| !unproven) {
+            ready.retain(|(unproven, ..)| !unproven);
+        }
         if self.at_random && !ready.is_empty() {
             let at = self.rng.random_range(0..ready.len());
-            return Some(ready[at].2);
+            return Some(ready[at].3);
         }
         ready.sort_unstable();
         ready.first().map(|(.., peer)| *peer)

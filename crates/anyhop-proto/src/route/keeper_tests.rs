@@ -16,6 +16,7 @@ fn candidate(seed: u8, net: u8, known_s: u64) -> Candidate {
     Candidate {
         peer: peer(seed),
         prefix: prefix(net),
+        public: true,
         known_for: Duration::from_secs(known_s),
     }
 }
@@ -89,6 +90,23 @@ fn three_are_kept_from_different_networks_the_longest_known_first() {
 }
 
 #[test]
+fn those_that_strangers_are_known_to_reach_come_first_and_others_only_for_want_of_them() {
+    let maybe = |seed| Candidate {
+        public: false,
+        ..candidate(seed, seed, 1000)
+    };
+    for public in [false, true] {
+        let mut w = World::new(&[]);
+        w.public = public;
+        w.state();
+        w.learn(&[maybe(1), candidate(2, 2, 1), maybe(3), candidate(4, 4, 1)]);
+        w.settle();
+        assert!(w.held.contains_key(&peer(2)) && w.held.contains_key(&peer(4)));
+        assert_eq!(w.held.len(), ATTACHMENTS);
+    }
+}
+
+#[test]
 fn bootstrap_peers_count_and_are_left_to_others() {
     let mut w = World::new(&[1, 2]);
     w.held = BTreeMap::from([(peer(1), prefix(1)), (peer(2), prefix(2))]);
@@ -113,7 +131,7 @@ fn neighbours_are_asked_at_once_and_then_ever_less_often() {
         w.keeper.handle_timeout(w.now);
     }
     let waits: Vec<_> = asked.windows(2).map(|p| (p[1] - p[0]).as_secs()).collect();
-    assert_eq!(waits, [15, 30, 60, 120]);
+    assert_eq!(waits, [2, 4, 8, 16]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The frame of a `peers/1` stream: relays that a neighbour is connected to. The asker
+//! The frame of a `peers/1` stream: relays that a neighbour is connected to, and nodes that may be some. The asker
 //! sends nothing.
 
 use std::time::Duration;

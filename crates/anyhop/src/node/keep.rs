@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhop_base::{Endpoint, PeerId, Reachability, Record};
+use anyhop_base::{Endpoint, PeerId, Reachability, Record, SignedRecord};
 use anyhop_proto::route::{
     Candidate, Keeper, KeeperAction, Known, MAX_SAMPLE, MAX_SAMPLE_FRAME, Prefix, Sample,
 };
@@ -91,20 +91,23 @@ impl Inner {
             known.retain(|c| c.peer != asker.peer && c.is_link());
             known.shuffle(&mut rand::rng());
             let (now, book) = (self.now_unix_s(), self.book());
-            let records = known.iter().filter_map(|conn| {
-                let record = book.signed(conn.peer, now)?;
-                is_public_relay(record.record()).then(|| Known {
-                    record: record.encode(),
-                    known_s: u32::try_from(conn.opened.elapsed().as_secs()).unwrap_or(u32::MAX),
-                })
-            });
-            sample.peers = records.take(MAX_SAMPLE).collect();
+            let mut records: Vec<_> = known
+                .iter()
+                .filter_map(|conn| Some((conn, book.signed(conn.peer, now)?)))
+                .filter(|(_, signed)| may_serve(signed.record()))
+                .collect();
+            records.sort_by_key(|(_, signed)| !is_public(signed.record()));
+            let known = |(conn, signed): (&Arc<Conn>, &SignedRecord)| Known {
+                record: signed.encode(),
+                known_s: u32::try_from(conn.opened.elapsed().as_secs()).unwrap_or(u32::MAX),
+            };
+            sample.peers = records.into_iter().take(MAX_SAMPLE).map(known).collect();
         }
         send.write_all(&sample.encode()).await?;
         send.finish()
     }
 
-    /// Relays that this node and some of its neighbours are connected to.
+    /// Nodes that may be relays and that this node or some of its neighbours are connected to.
     async fn ask_for_relays(self: &Arc<Self>) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         let mut links = Vec::new();
@@ -145,8 +148,9 @@ impl Inner {
     fn candidate(&self, record: &Record, known_for: Duration) -> Option<Candidate> {
         let addresses = endpoints(&record.addresses);
         let addr = addresses.iter().find(|e| self.may_probe(&e.addr()))?;
-        is_public_relay(record).then(|| Candidate {
+        may_serve(record).then(|| Candidate {
             peer: record.peer,
+            public: is_public(record),
             prefix: addr.addr().ip().into(),
             known_for,
         })
@@ -232,6 +236,12 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-fn is_public_relay(record: &Record) -> bool {
-    record.relays_for_others && record.reachability == Reachability::Public
+/// Whether a node relays and nothing says that it cannot be dialled.
+fn may_serve(record: &Record) -> bool {
+    record.relays_for_others && record.reachability != Reachability::BehindNat
+}
+
+/// Whether strangers are known to reach a node.
+fn is_public(record: &Record) -> bool {
+    record.reachability == Reachability::Public
 }
