@@ -53,6 +53,8 @@ targets! {
     message_header: message_headers,
     topic_frames: topic_contents,
     topic_post: post_payloads,
+    job_call: job_calls,
+    job_bid: job_bids,
     udp_payload: udp_payloads,
     websocket_frames: websocket_streams,
     statement_decode: signed_statements,

@@ -1,6 +1,7 @@
 //! Valid inputs for the targets to start from.
 
 mod broadcast;
+mod job;
 mod network;
 mod vpn;
 
@@ -32,6 +33,7 @@ use anyhop_proto::{
 use crate::targets::{NOW_UNIX_S, network, signer};
 
 pub(crate) use broadcast::{post_payloads, topic_contents};
+pub(crate) use job::{job_bids, job_calls};
 pub(crate) use network::{
     backups, invitation_texts, network_contents, network_states, signed_statements,
     statement_payloads,

@@ -32,11 +32,12 @@
 //! ```
 //!
 //! Each takes `?network=NAME`; those of private networks are in [`network`], of
-//! firewalls in [`firewall`], of subnet routes in [`routes`]. Upgraded connections
+//! firewalls in [`firewall`], of subnet routes in [`routes`], of jobs in [`job`]. Upgraded connections
 //! speak frames, see [`crate::frame`]. Errors are
 //! `{"error":{"code","message","hint"}}`.
 
 pub(crate) mod firewall;
+pub(crate) mod job;
 pub(crate) mod network;
 pub(crate) mod routes;
 pub(crate) mod topic;

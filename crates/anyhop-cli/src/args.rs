@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod firewall;
+pub(crate) mod job;
 mod network;
 mod port;
 mod vpn;
@@ -112,6 +113,11 @@ pub(crate) enum Command {
     Subscribe(SubscribeArgs),
     /// List the topics this node is on
     Topics,
+    /// Calls for bids on a topic, and bids
+    Job {
+        #[command(subcommand)]
+        command: job::JobCommand,
+    },
     /// Connect standard input and output to a peer over one stream
     Cat(CatArgs),
     /// Let peers connect to HOST:PORT through this node, as long as this runs

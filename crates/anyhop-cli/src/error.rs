@@ -6,8 +6,8 @@
 use std::fmt;
 
 use anyhop::{
-    BadRule, DialError, ErrorKind, JoinError, JournalError, MembershipError, MessageError,
-    NetworkError, StartError, StoreError, StreamError, TopicError, VpnError,
+    BadRule, DialError, ErrorKind, JobError, JoinError, JournalError, MembershipError,
+    MessageError, NetworkError, StartError, StoreError, StreamError, TopicError, VpnError,
 };
 use anyhop_os::{HostError, nft::NftError};
 use axum::http::StatusCode;
@@ -201,6 +201,27 @@ impl From<TopicError> for CliError {
             TopicError::TooLarge { .. } => {
                 "send it over a stream, which has no size limit: `anyhop cat`"
             }
+            _ => return Self::new(e.kind().into(), e.to_string()),
+        };
+        Self::new(e.kind().into(), e.to_string()).hint(hint)
+    }
+}
+
+impl From<JobError> for CliError {
+    fn from(e: JobError) -> Self {
+        let hint = match &e {
+            JobError::Topic(e) => return e.clone().into(),
+            JobError::NotPlaced { source, .. } => match message_hint(source) {
+                Some(hint) => return Self::new(e.kind().into(), e.to_string()).hint(hint),
+                None => return Self::new(e.kind().into(), e.to_string()),
+            },
+            JobError::Unknown(_) => {
+                "one's own are kept for ten minutes after their time; others' are known once \
+                 `anyhop job watch TOPIC` has shown them"
+            }
+            JobError::Expired(_) => "bids are taken until a job's time is over, a day at most",
+            JobError::TooMany(_) => "`anyhop job close ID` ends one",
+            JobError::Format { .. } => "what is larger goes with the work: `anyhop job award`",
             _ => return Self::new(e.kind().into(), e.to_string()),
         };
         Self::new(e.kind().into(), e.to_string()).hint(hint)

@@ -17,6 +17,7 @@
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
 //! | [`broadcast`] | how posts reach everybody on a topic |
+//! | [`jobs`] | which calls for bids a node answers, and whose bids it takes |
 //! | [`control`] | the other small control frames: hello, lookup, punch, attach |
 
 pub mod broadcast;
@@ -25,6 +26,7 @@ pub mod circuit;
 pub mod control;
 pub mod datagram;
 mod frame;
+pub mod jobs;
 pub mod message;
 pub mod nat;
 pub mod network;

@@ -342,11 +342,11 @@ impl MessageError {
     }
 }
 
-/// A handler that cannot be: its type has one already, is longer than 256 bytes, or a
-/// thousand types have one.
+/// A handler that cannot be: its type has one already, is longer than 256 bytes or the
+/// library's own, or a thousand types have one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "messages of type {0:?} cannot have this handler: they have one, the name is too long, or there are too many"
+    "messages of type {0:?} cannot have this handler: they have one, the name is too long or taken by the library, or there are too many"
 )]
 pub struct TypeTaken(pub String);
 

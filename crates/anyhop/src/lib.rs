@@ -24,7 +24,7 @@
 //! - [`Session`] is what holds between two nodes; its paths come and go.
 //! - [`SendStream`] and [`RecvStream`] carry bytes, opened by protocol name.
 //! - [`Message`]s are single values with a type: sent, or asked with a reply.
-//! - A [`Topic`] carries single values to everybody who is on it.
+//! - A [`Topic`] carries single values to everybody who is on it, [`Jobs`] calls for bids.
 //! - [`net`] is the seam to the operating system, and to a simulator.
 
 mod carrier;
@@ -35,6 +35,7 @@ mod error;
 mod explain;
 mod host;
 mod info;
+mod job;
 mod message;
 pub mod net;
 mod node;
@@ -75,6 +76,11 @@ pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, GatewayInfo, GatewayState, MappingInfo,
     NatInfo, NatStatus, NextAttempt, NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus,
     SessionInfo, Technique, TraceHop,
+};
+pub use job::{
+    BidVerdict, Compare, Constraint, JobError, JobFormatError, JobId, JobName, JobSpec, JobWatch,
+    Jobs, MAX_BID_BODY, MAX_BIDS, MAX_JOB_LEN, MAX_JOB_LIFETIME_S, OfferedJob, OwnJob, PlacedBid,
+    work_type,
 };
 pub use message::{Encoding, MAX_TYPE_LEN, Message, Received, Responder};
 pub use net::SOCKET_MARK;

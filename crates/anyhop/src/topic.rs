@@ -54,6 +54,11 @@ impl Topic {
         self.0.name()
     }
 
+    /// What names it in frames.
+    pub(crate) fn id(&self) -> TopicId {
+        self.0.id()
+    }
+
     /// Publishes a body. It is signed, and on its way to the neighbours when this returns; a
     /// node that has none yet passes it on to those that it finds within two minutes.
     ///
@@ -76,7 +81,7 @@ impl Topic {
         Subscription {
             posts,
             missed,
-            _topic: self.clone(),
+            topic: self.clone(),
         }
     }
 
@@ -130,13 +135,22 @@ impl fmt::Debug for Validator {
 pub struct Subscription {
     posts: mpsc::Receiver<Posted>,
     missed: Arc<AtomicU64>,
-    _topic: Topic,
+    topic: Topic,
 }
 
 impl Subscription {
     /// The next post; `None` once the node is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Posted> {
-        self.posts.recv().await
+        tokio::select! {
+            biased;
+            post = self.posts.recv() => post,
+            () = self.topic.0.closed() => None,
+        }
+    }
+
+    /// Of which topic.
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.topic
     }
 
     /// Posts that found [`SUBSCRIPTION_QUEUE`] full.

@@ -25,7 +25,8 @@ pub(crate) struct PublishQuery {
     pub(crate) encoding: Encoding,
 }
 
-fn utf8() -> Encoding {
+/// How bodies are read unless that is said.
+pub(super) fn utf8() -> Encoding {
     Encoding::Utf8
 }
 

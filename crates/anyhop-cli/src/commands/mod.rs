@@ -11,6 +11,7 @@ mod expose;
 mod firewall;
 mod forward;
 mod id;
+mod job;
 mod lab;
 mod name;
 mod network;
@@ -36,11 +37,11 @@ use anyhop::{Carrier, NetworkName, PathInfo, PathKind};
 use bytes::Bytes;
 
 use crate::{
-    api::PathReport,
+    api::{MessageReport, PathReport},
     args::{Cli, Command, MAX_BODY},
     client::Client,
     error::{CliError, Code},
-    output::Output,
+    output::{self, Output},
     state::StateDir,
 };
 
@@ -103,6 +104,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Publish(args) => publish::run(&context, args.topic, args.what).await,
         Command::Subscribe(args) => subscribe::run(&context, args).await,
         Command::Topics => topics::run(&context).await,
+        Command::Job { command } => job::run(&context, command).await,
         Command::Cat(args) => cat::run(&context, args).await,
         Command::Expose(args) => expose::run(&context, &args).await,
         Command::Forward(args) => forward::run(&context, &args).await,
@@ -147,6 +149,17 @@ fn paths_text(report: &PathReport) -> String {
         text.push_str(&format!("\n  {mark} {}", path_text(path)));
     }
     text
+}
+
+/// Prints a reply: for people as it is, so that it can be piped on.
+fn print_reply(context: &Context, reply: &MessageReport) -> Result<(), CliError> {
+    if context.output.is_json() {
+        return context.output.result(reply, |_| String::new());
+    }
+    if reply.body_base64 {
+        return output::raw(&reply.bytes()?);
+    }
+    output::line(&reply.body)
 }
 
 /// The body typed, or all of standard input for `-`.

@@ -1,6 +1,6 @@
 //! `request`.
 
-use super::{Context, read_body};
+use super::{Context, print_reply, read_body};
 use crate::{
     api::{MessageQuery, MessageReport},
     args::RequestArgs,
@@ -23,13 +23,5 @@ pub(super) async fn run(context: &Context, args: RequestArgs) -> Result<(), CliE
         .post_bytes("/v1/request", &query, body)
         .await;
     bar.finish_and_clear();
-    let reply = reply?;
-    if context.output.is_json() {
-        return context.output.result(&reply, |_| String::new());
-    }
-    if reply.body_base64 {
-        // As it is, so that it can be piped on.
-        return output::raw(&reply.bytes()?);
-    }
-    output::line(&reply.body)
+    print_reply(context, &reply?)
 }

@@ -4,6 +4,7 @@
 //! place: [`In`].
 
 mod firewall;
+mod job;
 mod network;
 mod ports;
 mod topic;
@@ -65,6 +66,7 @@ pub(super) fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/bench/{peer}", post(bench))
         .merge(network::routes())
         .merge(topic::routes())
+        .merge(job::routes())
         .merge(ports::routes())
         .merge(vpn::routes())
         .merge(firewall::routes())

@@ -5,6 +5,7 @@ mod bench;
 mod firewall;
 mod forwarding;
 mod harness;
+mod jobs;
 mod kills;
 mod messages;
 mod networks;

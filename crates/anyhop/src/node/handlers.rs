@@ -20,13 +20,18 @@ use std::{
 use anyhop_base::PeerId;
 use tokio::time::timeout;
 
-use super::Inner;
-use crate::{MAX_TYPE_LEN, Message, TypeTaken};
+use super::{Inner, jobs::BID};
+use crate::{MAX_TYPE_LEN, Message, TypeTaken, job::WORK_PREFIX};
 
 /// Most types with a handler.
 const MAX_HANDLERS: usize = 1024;
 
 type Replying = Pin<Box<dyn Future<Output = Option<Message>> + Send>>;
+
+/// Types that the library itself takes.
+fn reserved(kind: &str) -> bool {
+    kind == BID || kind.starts_with(WORK_PREFIX)
+}
 
 /// What handles one type.
 #[derive(Clone)]
@@ -132,7 +137,7 @@ impl Inner {
         T: Future<Output = Option<Message>> + Send + 'static,
     {
         let mut by_type = self.handlers.by_type();
-        let full = by_type.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN;
+        let full = by_type.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN || reserved(kind);
         if full || by_type.contains_key(kind) {
             return Err(TypeTaken(kind.to_owned()));
         }

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Inner,
     handlers::{Handled, Handler},
+    jobs::BID,
     protocols,
 };
 use crate::{
@@ -115,13 +116,18 @@ fn check(message: &Message, limit: usize) -> Result<(), MessageError> {
             message.kind.len()
         )));
     }
-    let text = matches!(message.encoding, Encoding::Utf8 | Encoding::Json);
-    if text && std::str::from_utf8(&message.body).is_err() {
+    if !check_text(message.encoding, &message.body) {
         return Err(MessageError::Invalid(
             "its encoding tag says text, but it is not UTF-8".to_owned(),
         ));
     }
     Ok(())
+}
+
+/// Whether a body is text where its tag says so.
+pub(super) fn check_text(encoding: Encoding, body: &[u8]) -> bool {
+    let text = matches!(encoding, Encoding::Utf8 | Encoding::Json);
+    !text || std::str::from_utf8(body).is_ok()
 }
 
 /// A message's header, with its body when that is small: one write then carries all.
@@ -195,7 +201,7 @@ impl Inner {
         }
     }
 
-    pub(super) async fn request(
+    pub(crate) async fn request(
         self: &Arc<Self>,
         peer: PeerId,
         message: Message,
@@ -358,7 +364,7 @@ impl Inner {
             send.write_all(&(limit as u64).to_be_bytes()).await?;
             return send.finish();
         };
-        if self.handlers.refuses(&header.kind) {
+        if self.refuses(conn.peer, &header.kind) {
             return refuse(&mut send, &mut recv, Status::NoResponder).await;
         }
         let Some(room) = self.inbox.reserve(len) else {
@@ -368,6 +374,13 @@ impl Inner {
         let within = Duration::from_millis(u64::from(header.within_ms));
         let within = (header.within_ms > 0).then_some(within);
         let body = read_body(&mut recv, len).await?;
+        if header.kind == BID {
+            let bid = message_of(header, body);
+            return match self.answer_bid(conn.peer, &bid) {
+                Some(verdict) if wants_reply => write_reply(&mut send, &verdict).await,
+                _ => refuse(&mut send, &mut recv, Status::NoResponder).await,
+            };
+        }
         if let Some(handler) = self.handlers.of(&header.kind) {
             let message = message_of(header, body);
             let waits = wants_reply.then_some(within);
@@ -408,6 +421,15 @@ impl Inner {
 }
 
 impl Inner {
+    /// Whether nobody here takes messages of this type from this peer.
+    fn refuses(&self, from: PeerId, kind: &str) -> bool {
+        match self.is_work(from, kind) {
+            Some(due) => !due,
+            None if kind == BID => from == self.me,
+            None => self.handlers.refuses(kind),
+        }
+    }
+
     /// Has a handler take a message; its room is held for as long as that works on it.
     async fn handle_message(
         from: PeerId,
@@ -473,7 +495,7 @@ impl Inner {
 
     /// Puts a message of this node into its own inbox.
     fn put_own(&self, message: Message, reply: Option<Responder>) -> Result<(), MessageError> {
-        if self.handlers.refuses(&message.kind) {
+        if self.refuses(self.me, &message.kind) {
             let (peer, kind) = (self.me, message.kind);
             return Err(MessageError::NoResponder { peer, kind });
         }

@@ -13,6 +13,7 @@ mod families;
 mod find;
 mod handlers;
 mod inbox;
+mod jobs;
 mod keep;
 mod mapping;
 mod mdns;
@@ -60,16 +61,17 @@ pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
 pub use handlers::Handling;
+pub(crate) use jobs::{JobReader, JobsMember};
 pub(crate) use monitor::Network;
 pub use private::{InviteOptions, NetworkHandle};
 pub(crate) use topics::Member;
 pub(crate) use ways::Apart;
 
 use crate::{
-    Config, DialError, Encoding, Incoming, KeyRing, MadeUnder, Message, MessageError, NatStatus,
-    NoSwarmKey, NodeStatus, PathInfo, PathKind, Pong, ProtocolTaken, Published, Received,
-    RecvStream, RelayStatus, SendStream, Session, SessionInfo, StartError, StreamError, Topic,
-    TopicError, TopicInfo, TypeTaken,
+    Config, DialError, Encoding, Incoming, JobError, JobId, Jobs, KeyRing, MadeUnder, Message,
+    MessageError, NatStatus, NoSwarmKey, NodeStatus, OwnJob, PathInfo, PathKind, Pong,
+    ProtocolTaken, Published, Received, RecvStream, RelayStatus, SendStream, Session, SessionInfo,
+    StartError, StreamError, Topic, TopicError, TopicInfo, TypeTaken,
     circuit::Circuits,
     engine::{Engine, Fabric, Swarm},
     net::{Host, LiveSocket, OsHost},
@@ -245,6 +247,7 @@ pub(crate) struct Inner {
     inbox: inbox::Inbox,
     handlers: handlers::Handlers,
     topics: topics::TopicsShell,
+    jobs: jobs::JobsShell,
     record_dirty: Notify,
     session_changed: Notify,
     /// Told to the packet plane: a connection came or went, or selected another path.
@@ -713,6 +716,37 @@ impl Node {
         body: impl Into<Bytes>,
     ) -> Result<Published, TopicError> {
         self.to_all()?.publish(encoding, body)
+    }
+
+    /// The jobs of a topic: published there, watched, bid on.
+    ///
+    /// # Errors
+    /// As [`topic`](Self::topic).
+    pub fn jobs(&self, topic: &str) -> Result<Jobs, TopicError> {
+        self.0.jobs_on(topic)
+    }
+
+    /// Bids on a job that a watch of this node has shown, as [`OfferedJob::bid`] does.
+    ///
+    /// # Errors
+    /// As there, and when no such job is known.
+    ///
+    /// [`OfferedJob::bid`]: crate::OfferedJob::bid
+    pub async fn bid_on(
+        &self,
+        job: JobId,
+        encoding: Encoding,
+        body: impl Into<Bytes>,
+    ) -> Result<(), JobError> {
+        self.0.bid(job, encoding, body.into()).await
+    }
+
+    /// A job that this node has published.
+    ///
+    /// # Errors
+    /// [`JobError::Unknown`] when it has not, or longer ago than it is remembered.
+    pub fn own_job(&self, id: JobId) -> Result<OwnJob, JobError> {
+        self.0.own_job(id)
     }
 
     /// The topics that this node is on.

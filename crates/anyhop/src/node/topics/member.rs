@@ -63,6 +63,10 @@ impl Member {
         &self.name
     }
 
+    pub(crate) fn id(&self) -> TopicId {
+        self.id
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
@@ -71,6 +75,14 @@ impl Member {
         let node = self.node.upgrade();
         node.filter(|n| !n.stop.is_cancelled())
             .ok_or(TopicError::Closed)
+    }
+
+    /// Resolves when the node stops.
+    pub(crate) async fn closed(&self) {
+        let stop = self.node.upgrade().map(|node| node.stop.clone());
+        if let Some(stop) = stop {
+            stop.cancelled().await;
+        }
     }
 
     pub(crate) fn add_subscriber(&self, posts: mpsc::Sender<Posted>, missed: Arc<AtomicU64>) {

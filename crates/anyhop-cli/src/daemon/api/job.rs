@@ -1,0 +1,180 @@
+//! Jobs: calls for bids, bids, and the work.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use anyhop::{JobId, JobSpec, JobWatch};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Query, Request, rejection::QueryRejection},
+    response::{
+        Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+    routing::{get, post},
+};
+use futures_util::{Stream, stream};
+
+use super::{Answer, ApiError, Daemon, In, MAX_BODY, MAX_WAIT, read_body, read_query, upgrade};
+use crate::{
+    api::{
+        MessageReport,
+        job::{
+            AwardQuery, BidPlaced, BidQuery, BidReport, BidsQuery, JobIdQuery, JobQuery, JobReport,
+            OwnJobReport,
+        },
+        topic::TopicQuery,
+    },
+    client::{Reader, Writer},
+    error::CliError,
+};
+
+pub(super) fn routes() -> Router<Arc<Daemon>> {
+    Router::new()
+        .route("/v1/jobs/publish", post(publish))
+        .route("/v1/jobs/bids", get(bids))
+        .route("/v1/jobs/watch", get(events).post(watch))
+        .route("/v1/jobs/bid", post(bid))
+        .route("/v1/jobs/award", post(award))
+        .route("/v1/jobs/close", post(close))
+}
+
+async fn publish(
+    In(presence): In,
+    query: Result<Query<JobQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<OwnJobReport> {
+    let query = read_query(query)?;
+    let body = read_body(body, MAX_BODY).await?;
+    let bytes = body.len();
+    let constraints = query.require.lines().map(str::parse);
+    let constraints: Result<_, _> = constraints.collect();
+    let exclude = query.exclude.split(',').filter(|peer| !peer.is_empty());
+    let exclude: Result<_, CliError> = exclude.map(|peer| presence.resolve(peer)).collect();
+    let spec = JobSpec {
+        kind: query.kind,
+        constraints: constraints
+            .map_err(|e: anyhop::JobFormatError| CliError::usage(e.to_string()))?,
+        exclude: exclude?,
+        lifetime: Duration::from_secs(query.lifetime_s),
+        encoding: query.encoding,
+        body,
+    };
+    let job = presence.node.jobs(&query.topic)?.publish(spec)?;
+    Ok(Json(OwnJobReport {
+        id: job.id().to_string(),
+        topic: query.topic,
+        lifetime_s: query.lifetime_s,
+        bytes,
+    }))
+}
+
+async fn bids(
+    In(presence): In,
+    query: Result<Query<BidsQuery>, QueryRejection>,
+) -> Answer<Vec<BidReport>> {
+    let query = read_query(query)?;
+    let mut job = presence.node.own_job(read_id(&query.id)?)?;
+    let wait = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
+    let enough = async {
+        for _ in 0..query.count {
+            if job.next_bid().await.is_none() {
+                return;
+            }
+        }
+    };
+    // Those that came by then are told all the same.
+    let _ = tokio::time::timeout(wait.min(MAX_WAIT), enough).await;
+    let bids = job.bids()?;
+    let reports = bids.iter().map(|bid| BidReport::new(&query.id, bid));
+    Ok(Json(reports.collect()))
+}
+
+async fn watch(
+    In(presence): In,
+    query: Result<Query<TopicQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let topic = read_query(query)?.topic;
+    let jobs = presence.node.jobs(&topic)?.watch();
+    let response = upgrade(&presence.tasks, request, |reader, writer| {
+        tell(topic, jobs, reader, writer)
+    })?;
+    Ok(response)
+}
+
+/// Hands on jobs until the command leaves.
+async fn tell(topic: String, mut jobs: JobWatch, mut reader: Reader, mut writer: Writer) {
+    loop {
+        let job = tokio::select! {
+            job = jobs.next() => job,
+            // The command says nothing: this is its end.
+            _ = reader.next() => return,
+        };
+        let Some(job) = job else { return };
+        if writer.json(&JobReport::new(&topic, &job)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn events(
+    In(presence): In,
+    query: Result<Query<TopicQuery>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let topic = read_query(query)?.topic;
+    let jobs = presence.node.jobs(&topic)?.watch();
+    let events = stream::unfold((jobs, topic), |(mut jobs, topic)| async move {
+        let job = jobs.next().await?;
+        let event = Event::default().event("job").id(job.id.to_string());
+        let event = event
+            .json_data(JobReport::new(&topic, &job))
+            .expect("strings and numbers are JSON");
+        Some((Ok(event), (jobs, topic)))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+async fn bid(
+    In(presence): In,
+    query: Result<Query<BidQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<BidPlaced> {
+    let query = read_query(query)?;
+    let body = read_body(body, MAX_BODY).await?;
+    let bytes = body.len();
+    let id = read_id(&query.id)?;
+    presence.node.bid_on(id, query.encoding, body).await?;
+    Ok(Json(BidPlaced {
+        job: query.id,
+        bytes,
+    }))
+}
+
+async fn award(
+    In(presence): In,
+    query: Result<Query<AwardQuery>, QueryRejection>,
+    body: Body,
+) -> Answer<MessageReport> {
+    let query = read_query(query)?;
+    let peer = presence.resolve(&query.peer)?;
+    let body = read_body(body, MAX_BODY).await?;
+    let within = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
+    let job = presence.node.own_job(read_id(&query.id)?)?;
+    let reply = job.award(peer, query.encoding, body, within.min(MAX_WAIT));
+    Ok(Json(MessageReport::new(peer, &reply.await?, false)))
+}
+
+async fn close(
+    In(presence): In,
+    query: Result<Query<JobIdQuery>, QueryRejection>,
+) -> Answer<JobIdQuery> {
+    let query = read_query(query)?;
+    presence.node.own_job(read_id(&query.id)?)?.close();
+    Ok(Json(query))
+}
+
+fn read_id(text: &str) -> Result<JobId, CliError> {
+    text.parse()
+        .map_err(|e: anyhop::JobFormatError| CliError::usage(e.to_string()))
+}
