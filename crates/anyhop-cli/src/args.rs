@@ -231,9 +231,9 @@ pub(crate) struct LabBroadcastArgs {
         default_value = "tree,gossip,raintree"
     )]
     pub(crate) strategy: Vec<LabStrategy>,
-    /// Decides everything that is random
-    #[arg(long, default_value_t = 1)]
-    pub(crate) seed: u64,
+    /// Decides everything that is random; with several, a line of the table is all of them
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,3")]
+    pub(crate) seed: Vec<u64>,
     /// Write the table into this document, between its marks
     #[arg(long, value_name = "FILE")]
     pub(crate) write: Option<PathBuf>,

@@ -10,7 +10,7 @@ pub const BEGIN_MARK: &str = "<!-- broadcast: begin -->";
 /// Where it ends.
 pub const END_MARK: &str = "<!-- broadcast: end -->";
 
-/// One simulation.
+/// One situation, simulated once for each seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// How posts spread.
@@ -23,12 +23,15 @@ pub struct Row {
     pub killed_percent: u8,
     /// Share of nodes replaced each minute, percent.
     pub churn_percent: u8,
-    /// Decides everything that is random.
-    pub seed: u64,
+    /// Of the simulations, each of which decides everything that is random.
+    pub seeds: Vec<u64>,
     /// Measured posts.
     pub posts: usize,
     /// Those that reached every live node that was there when they were published.
     pub complete: usize,
+    /// Into how many parts the overlay of live nodes fell when a post was published, at
+    /// most; 0 where there is no overlay.
+    pub parts: usize,
     /// Share of such nodes that a post reached, percent.
     pub reach_percent: f64,
     /// Copies of a post that came in, for each node it reached.
@@ -44,7 +47,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub(super) fn of(options: &Options, tally: &Tally) -> Self {
+    pub(super) fn of(options: &Options, seeds: &[u64], tally: &Tally) -> Self {
         let mut times = tally.times_ms.clone();
         times.sort_unstable();
         let at = |share: f64| {
@@ -60,9 +63,10 @@ impl Row {
             loss_percent: options.loss,
             killed_percent: options.killed,
             churn_percent: options.churn,
-            seed: options.seed,
+            seeds: seeds.to_vec(),
             posts: tally.posts,
             complete: tally.complete,
+            parts: tally.parts,
             reach_percent: 100.0 * tally.reached as f64 / tally.expected.max(1) as f64,
             copies: tally.copies as f64 / delivered,
             copies_sent: tally.copies_sent as f64 / delivered,
@@ -88,8 +92,8 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "| nodes | loss | killed | churn | strategy | reach | complete | copies | sent | control | hops | p50 | p99 | last |\n\
-             |--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+            "| nodes | loss | killed | churn | strategy | parts | reach | complete | copies | sent | control | hops | p50 | p99 | last |\n\
+             |--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         );
         for row in &self.rows {
             text.push_str(&line(row));
@@ -114,11 +118,12 @@ fn line(row: &Row) -> String {
     let (hops, most) = row.hops;
     let (p50, p99, last) = row.time_ms;
     format!(
-        "\n| {} | {} % | {} % | {} % | {name} | {:.3} % | {}/{} | {:.3} | {:.3} | {:.1} | {hops:.1}, {most} | {p50} ms | {p99} ms | {last} ms |",
+        "\n| {} | {} % | {} % | {} % | {name} | {} | {:.3} % | {}/{} | {:.3} | {:.3} | {:.1} | {hops:.1}, {most} | {p50} ms | {p99} ms | {last} ms |",
         row.nodes,
         row.loss_percent,
         row.killed_percent,
         row.churn_percent,
+        row.parts,
         row.reach_percent,
         row.complete,
         row.posts,

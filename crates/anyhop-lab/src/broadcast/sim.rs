@@ -64,16 +64,18 @@ pub struct Options {
     pub churn: u8,
     /// How posts spread.
     pub strategy: Strategy,
-    /// Decides everything that is random.
-    pub seed: u64,
 }
 
-/// Runs one simulation.
+/// Runs one simulation for each seed, which decides everything that is random.
 #[must_use]
-pub fn run(options: Options) -> Row {
-    let mut world = World::new(options);
-    world.run();
-    Row::of(&options, &world.tally())
+pub fn run(options: Options, seeds: &[u64]) -> Row {
+    let mut all = Tally::default();
+    for seed in seeds {
+        let mut world = World::new(options, *seed);
+        world.run();
+        all.add(world.tally());
+    }
+    Row::of(&options, seeds, &all)
 }
 
 /// What is counted.
@@ -85,6 +87,9 @@ pub(super) struct Tally {
     /// Posts that reached everybody who was to get them.
     pub(super) complete: usize,
     pub(super) posts: usize,
+    /// Into how many parts the overlay of live nodes fell when a measured post was
+    /// published, at most.
+    pub(super) parts: usize,
     /// Copies of the measured posts that came in, and that were sent.
     pub(super) copies: u64,
     pub(super) copies_sent: u64,
@@ -93,6 +98,22 @@ pub(super) struct Tally {
     /// Of each delivery of a measured post: its time, milliseconds, and its hops.
     pub(super) times_ms: Vec<u32>,
     pub(super) hops: Vec<u8>,
+}
+
+impl Tally {
+    /// Adds what another simulation came to.
+    fn add(&mut self, other: Self) {
+        self.expected += other.expected;
+        self.reached += other.reached;
+        self.complete += other.complete;
+        self.posts += other.posts;
+        self.parts = self.parts.max(other.parts);
+        self.copies += other.copies;
+        self.copies_sent += other.copies_sent;
+        self.control += other.control;
+        self.times_ms.extend(other.times_ms);
+        self.hops.extend(other.hops);
+    }
 }
 
 enum Happening {
@@ -177,12 +198,12 @@ struct World {
 }
 
 impl World {
-    fn new(options: Options) -> Self {
+    fn new(options: Options, seed: u64) -> Self {
         let mut world = Self {
             options,
             begun: tokio::time::Instant::now().into_std(),
             now: Duration::ZERO,
-            rng: StdRng::seed_from_u64(options.seed),
+            rng: StdRng::seed_from_u64(seed),
             nodes: Vec::new(),
             live: Vec::new(),
             index: HashMap::new(),
@@ -340,14 +361,19 @@ impl World {
         self.plan_at(self.now + SEEKING, Happening::Seek(number));
     }
 
-    /// Looks for somebody else when nobody is left, as the library does.
+    /// Looks for others when it should, as the library does.
     fn seek(&mut self, number: usize) {
-        let Machine::Topic(topic) = &self.nodes[number].machine else {
+        let now = self.instant();
+        let node = &mut self.nodes[number];
+        let Machine::Topic(topic) = &mut node.machine else {
             return;
         };
-        if topic.is_alone() && self.nodes[number].alive {
+        if !node.alive {
+            return;
+        }
+        if topic.seeks(now) {
             self.join(number);
-        } else if self.nodes[number].alive {
+        } else {
             self.plan_at(self.now + SEEKING, Happening::Seek(number));
         }
     }
@@ -362,6 +388,9 @@ impl World {
         let first = self.live.first().copied();
         let origin = if measured { self.random_live() } else { first };
         let origin = origin.expect("some node lives");
+        if measured && self.options.strategy != Strategy::RainTree {
+            self.tally.parts = self.tally.parts.max(self.parts());
+        }
         let now = self.instant();
         let node = &mut self.nodes[origin];
         node.seq += 1;
@@ -387,6 +416,38 @@ impl World {
             Machine::Rain(rain) => rain.handle_publish(now, post),
         }
         self.drain(origin);
+    }
+
+    /// Into how many parts the overlay of live nodes falls, by neighbours that both know of.
+    fn parts(&self) -> usize {
+        let links: Vec<Vec<usize>> = self.nodes.iter().map(|n| self.links_of(n)).collect();
+        let mut seen = vec![false; self.nodes.len()];
+        let mut parts = 0;
+        for first in &self.live {
+            if std::mem::replace(&mut seen[*first], true) {
+                continue;
+            }
+            parts += 1;
+            let mut open = vec![*first];
+            while let Some(number) = open.pop() {
+                for next in &links[number] {
+                    if links[*next].contains(&number) && !std::mem::replace(&mut seen[*next], true)
+                    {
+                        open.push(*next);
+                    }
+                }
+            }
+        }
+        parts
+    }
+
+    fn links_of(&self, node: &Node) -> Vec<usize> {
+        let Machine::Topic(topic) = &node.machine else {
+            return Vec::new();
+        };
+        let all = topic.neighbours().into_iter();
+        let all = all.filter_map(|p| self.index.get(&p).copied());
+        all.filter(|n| node.alive && self.nodes[*n].alive).collect()
     }
 
     fn kill_many(&mut self) {

@@ -1,14 +1,27 @@
 use super::*;
 
 fn row(strategy: Strategy, (loss, killed, churn): (u8, u8, u8)) -> Row {
-    run(Options {
+    let options = Options {
         nodes: 120,
         loss,
         killed,
         churn,
         strategy,
-        seed: 1,
-    })
+    };
+    run(options, &[1])
+}
+
+#[test]
+fn losses_while_many_join_leave_no_part_of_the_overlay_for_itself() {
+    let options = Options {
+        nodes: 300,
+        loss: 20,
+        killed: 0,
+        churn: 0,
+        strategy: Strategy::Tree,
+    };
+    let row = run(options, &[1, 2, 3]);
+    assert_eq!((row.parts, row.complete), (1, row.posts), "{row:?}");
 }
 
 #[test]

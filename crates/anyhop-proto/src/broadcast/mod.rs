@@ -71,6 +71,10 @@ pub enum Event {
 pub trait Strategy: fmt::Debug + Send {
     /// All neighbours.
     fn neighbours(&self) -> Vec<PeerId>;
+    /// The neighbours without which posts would be late.
+    fn needed(&self) -> Vec<PeerId> {
+        self.neighbours()
+    }
     /// A new neighbour.
     fn handle_up(&mut self, now: Instant, peer: PeerId);
     /// A neighbour is none any more.

@@ -93,14 +93,12 @@ impl Topic {
         self.strategy.neighbours()
     }
 
-    /// Whether this node has no neighbour and knows of none.
+    /// Whether the caller should look for others on the topic; see [`View::seeks`].
     #[must_use]
-    pub fn is_alone(&self) -> bool {
-        match &self.overlay {
-            Overlay::Given => self.strategy.neighbours().is_empty(),
-            Overlay::Chosen(view) => {
-                view.active().next().is_none() && view.passive().next().is_none()
-            }
+    pub fn seeks(&mut self, now: Instant) -> bool {
+        match &mut self.overlay {
+            Overlay::Given => false,
+            Overlay::Chosen(view) => view.seeks(now),
         }
     }
 
@@ -139,12 +137,14 @@ impl Topic {
             Overlay::Given => self.strategy.neighbours().contains(&from),
             Overlay::Chosen(view) => {
                 if concerns_neighbours(&frame) {
+                    view.set_needed(self.strategy.needed());
                     view.handle_frame(now, from, frame);
                     self.follow(now);
                     return;
                 }
+                // Has room, or refuses: gives up nobody.
                 if !view.is_active(&from) && !matches!(frame, Frame::Answer { .. }) {
-                    view.handle_stranger(from);
+                    view.handle_stranger(now, from);
                 }
                 view.is_active(&from)
             }

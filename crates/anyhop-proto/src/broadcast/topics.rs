@@ -358,21 +358,33 @@ impl Topics {
         });
     }
 
-    /// Asks peers for a way into the topics where this node knows nobody.
+    /// Asks peers for a way into the topics where this node knows nobody, or too few.
     fn seek(&mut self, now: Instant) {
-        let alone = self.topics.iter();
-        let alone = alone.filter(|(id, topic)| **id != self.broadcast && topic.is_alone());
-        let alone: Vec<_> = alone.map(|(id, _)| *id).collect();
+        let topics = self.topics.iter_mut();
+        let few = topics.filter_map(|(id, topic)| topic.seeks(now).then_some(*id));
+        let few: Vec<_> = few.collect();
         let on_any = self.topics.keys().any(|id| *id != self.broadcast);
         self.seek_at = on_any.then_some(now + SEEK_INTERVAL);
-        let peers: Vec<_> = self.peers.keys().copied().collect();
-        for id in alone {
-            let asked = peers.sample(&mut self.rng, MAX_SOUGHT);
-            for peer in asked {
-                let mut join = transmit(id, *peer, Frame::Join);
-                join.worth_a_dial = false;
-                self.transmits.push_back(join);
-            }
+        for id in few {
+            self.seek_on(now, id);
+        }
+    }
+
+    fn seek_on(&mut self, now: Instant, id: TopicId) {
+        let (on_it, others): (Vec<_>, Vec<_>) =
+            self.peers.iter().partition(|(_, on)| on.contains(&id));
+        let mut some = |peers: Vec<(&PeerId, _)>| -> Vec<PeerId> {
+            let peers: Vec<_> = peers.into_iter().map(|(peer, _)| *peer).collect();
+            peers.sample(&mut self.rng, MAX_SOUGHT).copied().collect()
+        };
+        let (on_it, others) = (some(on_it), some(others));
+        for peer in on_it {
+            self.with(id, |topic| topic.handle_candidate(now, peer));
+        }
+        for peer in others {
+            let mut join = transmit(id, peer, Frame::Join);
+            join.worth_a_dial = false;
+            self.transmits.push_back(join);
         }
     }
 
@@ -385,6 +397,8 @@ impl Topics {
             let way = transmit(id, from, Frame::ShuffleReply(peers));
             self.transmits.push_back(way);
         }
+        let none = transmit(id, from, Frame::Disconnect);
+        self.transmits.push_back(none);
     }
 
     fn drop_ignored(&mut self, now: Instant, peer: PeerId) {

@@ -9,6 +9,10 @@
 //! all lack it, and several pull it from elsewhere: these announce it to each other along the
 //! tree and pull it from there, where in the paper they push it.
 //!
+//! A neighbour that comes later is only announced to at first, by both sides, where there is
+//! a tree already: in the paper it is pushed to, which makes a second copy of each exchange of
+//! a neighbour.
+//!
 //! Nothing here presumes that frames arrive. Neighbours tell each other what their recent
 //! posts come to, when they become neighbours, when a gap in an origin's sequence shows and
 //! now and then anyway; where that differs they announce all of them. So whoever stays
@@ -218,7 +222,8 @@ impl Tree {
     }
 
     fn take_announced(&mut self, now: Instant, from: PeerId, ids: Vec<PostId>) {
-        let eager = self.links.get(&from).is_some_and(|link| link.eager);
+        let alone = !self.links.values().any(|link| link.eager);
+        let eager = alone || self.links.get(&from).is_some_and(|link| link.eager);
         for id in ids {
             if let Some(pending) = self.pending.get_mut(&id)
                 && pending.others.len() < MAX_SOURCES
@@ -335,12 +340,21 @@ impl Strategy for Tree {
         self.links.keys().copied().collect()
     }
 
+    fn needed(&self) -> Vec<PeerId> {
+        self.eager().copied().collect()
+    }
+
     fn handle_up(&mut self, _: Instant, peer: PeerId) {
+        // Or nothing has shown yet which links make a tree.
+        let settled = !self.history.is_idle() && self.links.values().any(|link| link.eager);
         let link = Link {
-            eager: true,
+            eager: !settled,
             announce: Vec::new(),
         };
         self.links.insert(peer, link);
+        if settled {
+            self.send(peer, Frame::Prune);
+        }
         if !self.history.is_idle() {
             let summary = self.summary(false);
             self.send(peer, summary);
@@ -636,6 +650,34 @@ mod tests {
         tree.handle_timeout(now + GAP_DELAY);
         let told = sent(&mut tree);
         assert!(matches!(told[..], [(to, Frame::Summary { .. })] if to == peers[2]));
+    }
+
+    #[test]
+    fn a_new_neighbour_beside_a_tree_that_works_is_only_announced_to() {
+        let peers = peers(3);
+        let (mut tree, now) = tree(&peers[..1]);
+        take(&mut tree, now, peers[0], &post(1));
+        sent(&mut tree);
+        tree.handle_up(now, peers[1]);
+        assert_eq!(sent(&mut tree)[0], (peers[1], Frame::Prune));
+        assert_eq!(tree.needed(), [peers[0]]);
+        take(&mut tree, now, peers[0], &post(2));
+        assert_eq!(sent(&mut tree), []);
+        // Without one that works it is part of the tree at once.
+        tree.handle_down(now, peers[0]);
+        tree.handle_up(now, peers[2]);
+        assert_eq!(tree.needed(), [peers[2]]);
+    }
+
+    #[test]
+    fn who_has_nobody_that_pushes_takes_the_first_who_announces_into_the_tree() {
+        let peers = peers(1);
+        let (mut tree, now) = tree(&peers);
+        tree.handle_frame(now, peers[0], Frame::Prune);
+        let id = post(1).id();
+        tree.handle_frame(now, peers[0], Frame::IHave(vec![id]));
+        tree.handle_timeout(now);
+        assert_eq!(sent(&mut tree), [(peers[0], Frame::Graft(vec![id]))]);
     }
 
     #[test]

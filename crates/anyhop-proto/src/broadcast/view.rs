@@ -9,6 +9,12 @@
 //! The paper presumes links that lose nothing while they stand. Here an answer may be lost:
 //! a request that stays unanswered is given up, and one who takes us for a neighbour without
 //! being ours hears so with its next frame. So both sides agree in the end.
+//!
+//! Nor does it say what becomes of **parts** that formed apart, as they do when frames are lost
+//! while many join, or when a network was cut in two: with all the neighbours that they want,
+//! nodes of one ask nobody of another. So a node that begins, and seldom later, or when the
+//! caller names somebody new, *exchanges* a neighbour for one that it knows. And a walk that
+//! ends asks the one who joined, who may have neighbours of its own that need it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -45,16 +51,36 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const MAX_ASKED_TIMES: u32 = 3;
 /// Requests under way at once.
 const MAX_ASKED: usize = 3;
+/// Refusals between two shuffles after which nobody else is asked: most are full.
+const MAX_REFUSED: usize = 3;
+/// First shuffles of a node with each of which it exchanges a neighbour.
+const YOUNG: u32 = 4;
+/// Share of later shuffles with which it does.
+const EXCHANGED: f64 = 1.0 / 12.0;
+/// Time between looks for others of a node that lacks neighbours and has nobody to ask.
+const SEEK_MORE_INTERVAL: Duration = Duration::from_secs(30);
+/// Most peers that are remembered to have come from elsewhere than the overlay.
+const MAX_TOLD: usize = 16;
 /// Frames that wait to be fetched; what comes above is dropped, as if it were lost.
 const MAX_TRANSMITS: usize = 256;
 
 /// A request under way.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
-    /// Whether it is to join, and not only to be a neighbour.
-    join: bool,
+    how: Ask,
     due: Instant,
     times: u32,
+}
+
+/// What a peer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// To let this node join.
+    Join,
+    /// To be a neighbour if there is room, or if this node has none.
+    Fill,
+    /// To be one in the place of another.
+    Exchange,
 }
 
 /// Neighbours come and go.
@@ -77,6 +103,15 @@ pub struct View {
     asked: BTreeMap<PeerId, Asked>,
     /// Peers that refused; asked again after the next shuffle.
     refused: BTreeSet<PeerId>,
+    /// Peers that the caller has named, and not the overlay: the newest last.
+    told: VecDeque<PeerId>,
+    /// Whether the newest one has not been tried.
+    told_anew: bool,
+    /// Neighbours that are not to be given up for others.
+    needed: BTreeSet<PeerId>,
+    /// When others were looked for, or the last neighbour was lost.
+    sought_at: Instant,
+    shuffles: u32,
     /// What the last shuffle named: replaced first by what comes back.
     shuffled: Vec<PeerId>,
     shuffle_at: Instant,
@@ -98,6 +133,11 @@ impl View {
             passive: BTreeSet::new(),
             asked: BTreeMap::new(),
             refused: BTreeSet::new(),
+            told: VecDeque::new(),
+            told_anew: false,
+            needed: BTreeSet::new(),
+            sought_at: now,
+            shuffles: 0,
             shuffled: Vec::new(),
             shuffle_at: now + first,
             transmits: VecDeque::new(),
@@ -121,11 +161,44 @@ impl View {
         self.passive.iter()
     }
 
+    /// These neighbours are given up for others only when there is nobody else to give up.
+    pub fn set_needed(&mut self, peers: impl IntoIterator<Item = PeerId>) {
+        self.needed = peers.into_iter().take(MAX_ACTIVE).collect();
+    }
+
+    /// Whether the caller should look for others on the topic: now and then while neighbours
+    /// are lacking and there is nobody to ask, and often while there are none. Those few whom
+    /// this node knows may know nobody else either.
+    #[must_use]
+    pub fn seeks(&mut self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.sought_at);
+        let seeks = match (self.active.is_empty(), self.passive.is_empty()) {
+            (true, true) => true,
+            (true, false) => since >= ANSWER_WITHIN,
+            (false, true) => self.has_room() && since >= SEEK_MORE_INTERVAL,
+            (false, false) => false,
+        };
+        if seeks {
+            self.sought_at = now;
+        }
+        seeks
+    }
+
     /// This peer is said to be on the topic.
     pub fn handle_candidate(&mut self, now: Instant, peer: PeerId) {
+        if peer == self.me {
+            return;
+        }
+        if !self.told.contains(&peer) {
+            self.told.push_back(peer);
+            self.told_anew = true;
+            if self.told.len() > MAX_TOLD {
+                self.told.pop_front();
+            }
+        }
         self.add_passive(peer);
-        if self.active.is_empty() && self.asked.is_empty() && peer != self.me {
-            self.ask(now, peer, true);
+        if self.active.is_empty() && self.asked.is_empty() {
+            self.ask(now, peer, Ask::Join);
         } else {
             self.fill(now);
         }
@@ -135,7 +208,8 @@ impl View {
     pub fn handle_disconnected(&mut self, now: Instant, peer: PeerId) {
         self.asked.remove(&peer);
         self.passive.remove(&peer);
-        self.drop_active(peer);
+        self.told.retain(|p| *p != peer);
+        self.drop_active(now, peer);
         self.fill(now);
     }
 
@@ -143,14 +217,14 @@ impl View {
     pub fn handle_frame(&mut self, now: Instant, from: PeerId, frame: Frame) {
         let walks = matches!(frame, Frame::ForwardJoin { .. } | Frame::Shuffle { .. });
         if walks && !self.is_active(&from) {
-            self.handle_stranger(from);
+            self.handle_stranger(now, from);
         }
         match frame {
-            Frame::Join => self.take_join(from),
-            Frame::ForwardJoin { peer, ttl } => self.take_forward_join(from, peer, ttl),
+            Frame::Join => self.take_join(now, from),
+            Frame::ForwardJoin { peer, ttl } => self.take_forward_join(now, from, peer, ttl),
             Frame::Neighbour { urgent } => {
                 if urgent || self.has_room() || self.is_active(&from) {
-                    self.add_active(from);
+                    self.add_active(now, from);
                     self.send(from, Frame::Accepted);
                 } else {
                     self.add_passive(from);
@@ -160,7 +234,7 @@ impl View {
             Frame::Accepted => {
                 let asked = self.asked.remove(&from).is_some();
                 if asked || self.has_room() {
-                    self.add_active(from);
+                    self.add_active(now, from);
                 } else if !self.is_active(&from) {
                     self.send(from, Frame::Disconnect);
                 }
@@ -169,8 +243,10 @@ impl View {
                 if self.asked.remove(&from).is_some() {
                     self.refused.insert(from);
                 }
-                self.drop_active(from);
-                self.add_passive(from);
+                if self.is_active(&from) {
+                    self.drop_active(now, from);
+                    self.add_passive(from);
+                }
                 self.fill(now);
             }
             Frame::Shuffle { origin, ttl, peers } => self.take_shuffle(from, origin, ttl, peers),
@@ -184,9 +260,9 @@ impl View {
     }
 
     /// A frame came from somebody who is no neighbour, though it takes us for one.
-    pub fn handle_stranger(&mut self, from: PeerId) {
-        if self.has_room() {
-            self.add_active(from);
+    pub fn handle_stranger(&mut self, now: Instant, from: PeerId) {
+        if self.has_room() || self.asked.contains_key(&from) {
+            self.add_active(now, from);
         } else {
             self.send(from, Frame::Disconnect);
         }
@@ -212,8 +288,8 @@ impl View {
         let late: Vec<_> = late.map(|(peer, asked)| (*peer, *asked)).collect();
         for (peer, asked) in late {
             // Without that answer there may be no way from here to the others.
-            if asked.join || asked.times < MAX_ASKED_TIMES {
-                self.ask(now, peer, asked.join);
+            if asked.how == Ask::Join || asked.times < MAX_ASKED_TIMES {
+                self.ask(now, peer, asked.how);
             } else {
                 self.asked.remove(&peer);
                 self.passive.remove(&peer);
@@ -224,6 +300,8 @@ impl View {
             self.shuffle_at = now + SHUFFLE_INTERVAL.mul_f64(jitter);
             self.refused.clear();
             self.shuffle();
+            self.shuffles = self.shuffles.saturating_add(1);
+            self.exchange(now);
         }
         self.fill(now);
     }
@@ -248,8 +326,8 @@ impl View {
         self.active.len() < MAX_ACTIVE
     }
 
-    fn take_join(&mut self, from: PeerId) {
-        self.add_active(from);
+    fn take_join(&mut self, now: Instant, from: PeerId) {
+        self.add_active(now, from);
         self.send(from, Frame::Accepted);
         let (peer, ttl) = (from, JOIN_STEPS);
         let others: Vec<_> = self.active.iter().copied().filter(|p| *p != from).collect();
@@ -258,7 +336,7 @@ impl View {
         }
     }
 
-    fn take_forward_join(&mut self, from: PeerId, peer: PeerId, ttl: u8) {
+    fn take_forward_join(&mut self, now: Instant, from: PeerId, peer: PeerId, ttl: u8) {
         if peer == self.me {
             return;
         }
@@ -273,10 +351,10 @@ impl View {
                 self.send(next, Frame::ForwardJoin { peer, ttl });
             }
             _ => {
+                // In the paper it is urgent. One that had neighbours of its own when it
+                // joined would lose them all to the walks, and they the way to the others.
                 if !self.is_active(&peer) {
-                    self.add_active(peer);
-                    // It takes whom the walk has found, as in the paper.
-                    self.send(peer, Frame::Neighbour { urgent: true });
+                    self.ask(now, peer, Ask::Fill);
                 }
             }
         }
@@ -320,6 +398,31 @@ impl View {
         self.send(to, Frame::Shuffle { origin, ttl, peers });
     }
 
+    /// Now and then asks a peer to be a neighbour in the place of another. Parts of the
+    /// overlay that came to be apart, by losses or because nobody of one knew anybody of the
+    /// other, would stay apart where all have all the neighbours that they want.
+    fn exchange(&mut self, now: Instant) {
+        let anew = std::mem::take(&mut self.told_anew);
+        let other = |p: &&PeerId| !self.is_active(p);
+        let newest = self.told.back().filter(|p| anew && !self.is_active(p));
+        let told: Vec<_> = self.told.iter().filter(other).copied().collect();
+        let known: Vec<_> = self.passive.iter().copied().collect();
+        let newest = newest.copied();
+        let due = self.shuffles <= YOUNG || self.rng.random_bool(EXCHANGED);
+        let peer = match newest {
+            Some(peer) => Some(peer),
+            None if !due => None,
+            // The overlay names its own, so that others have more to offer.
+            None if !told.is_empty() && self.rng.random_bool(0.5) => {
+                told.choose(&mut self.rng).copied()
+            }
+            None => known.choose(&mut self.rng).copied(),
+        };
+        if let Some(peer) = peer {
+            self.ask(now, peer, Ask::Exchange);
+        }
+    }
+
     /// Takes peers into the passive set, in the place of those that were told in return.
     fn learn(&mut self, peers: Vec<PeerId>, told: Vec<PeerId>) {
         let mut told = told.into_iter();
@@ -346,7 +449,7 @@ impl View {
     }
 
     /// Makes a peer a neighbour; where there is no room, another one goes.
-    fn add_active(&mut self, peer: PeerId) {
+    fn add_active(&mut self, now: Instant, peer: PeerId) {
         if peer == self.me || !self.active.insert(peer) {
             return;
         }
@@ -354,16 +457,27 @@ impl View {
         self.asked.remove(&peer);
         self.events.push_back(ViewEvent::Up(peer));
         if self.active.len() > MAX_ACTIVE
-            && let Some(gone) = self.random_active(&[peer])
+            && let Some(gone) = self.spare(peer)
         {
-            self.drop_active(gone);
+            self.drop_active(now, gone);
             self.add_passive(gone);
             self.send(gone, Frame::Disconnect);
         }
     }
 
-    fn drop_active(&mut self, peer: PeerId) {
+    /// The neighbour to give up for this one.
+    fn spare(&mut self, peer: PeerId) -> Option<PeerId> {
+        let mut kept: Vec<_> = self.needed.iter().copied().collect();
+        kept.push(peer);
+        let spare = self.random_active(&kept);
+        spare.or_else(|| self.random_active(&[peer]))
+    }
+
+    fn drop_active(&mut self, now: Instant, peer: PeerId) {
         if self.active.remove(&peer) {
+            if self.active.is_empty() {
+                self.sought_at = now;
+            }
             self.events.push_back(ViewEvent::Down(peer));
         }
     }
@@ -389,7 +503,8 @@ impl View {
     fn fill(&mut self, now: Instant) {
         let open =
             |s: &Self| s.asked.len() < MAX_ASKED && s.active.len() + s.asked.len() < MAX_ACTIVE;
-        if !open(self) {
+        let alone = self.active.is_empty();
+        if !open(self) || (self.refused.len() >= MAX_REFUSED && !alone) {
             return;
         }
         let known = self.passive.iter().copied();
@@ -401,20 +516,20 @@ impl View {
             if !open(self) {
                 break;
             }
-            self.ask(now, peer, false);
+            self.ask(now, peer, Ask::Fill);
         }
     }
 
-    fn ask(&mut self, now: Instant, peer: PeerId, join: bool) {
-        let urgent = self.active.is_empty();
+    fn ask(&mut self, now: Instant, peer: PeerId, how: Ask) {
+        let urgent = self.active.is_empty() || how == Ask::Exchange;
         let asked = self.asked.entry(peer).or_insert(Asked {
-            join,
+            how,
             due: now,
             times: 0,
         });
         asked.times = asked.times.saturating_add(1);
         asked.due = now + ANSWER_WITHIN * asked.times.min(MAX_ASKED_TIMES);
-        let frame = if asked.join {
+        let frame = if asked.how == Ask::Join {
             Frame::Join
         } else {
             Frame::Neighbour { urgent }
@@ -424,167 +539,5 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
-    use anyhop_base::Keypair;
-
-    use super::*;
-
-    /// Views that exchange frames at once and without loss.
-    struct World {
-        now: Instant,
-        views: BTreeMap<PeerId, View>,
-    }
-
-    impl World {
-        #[expect(clippy::disallowed_methods, reason = "some instant to begin with")]
-        fn of(n: u8) -> (Self, Vec<PeerId>) {
-            let now = Instant::now();
-            let key = |i| Keypair::ed25519_from_bytes([i; 32]).unwrap();
-            let peers: Vec<_> = (1..=n).map(|i| key(i).public().to_peer_id()).collect();
-            let seeds = (1..=n).map(|i| [i; 32]);
-            let views = peers.iter().zip(seeds);
-            let views = views.map(|(p, seed)| (*p, View::new(now, *p, seed)));
-            let views = views.collect();
-            (Self { now, views }, peers)
-        }
-
-        fn run(&mut self) {
-            loop {
-                let mut sent = Vec::new();
-                for (from, view) in &mut self.views {
-                    while let Some((to, frame)) = view.poll_transmit() {
-                        sent.push((*from, to, frame));
-                    }
-                }
-                if sent.is_empty() {
-                    return;
-                }
-                for (from, to, frame) in sent {
-                    if let Some(view) = self.views.get_mut(&to) {
-                        view.handle_frame(self.now, from, frame);
-                    }
-                }
-            }
-        }
-
-        fn pass(&mut self, time: Duration) {
-            let end = self.now + time;
-            loop {
-                let next = self.views.values().map(View::poll_timeout).min();
-                let Some(next) = next.filter(|at| *at <= end) else {
-                    break;
-                };
-                self.now = next;
-                for view in self.views.values_mut() {
-                    view.handle_timeout(next);
-                }
-                self.run();
-            }
-            self.now = end;
-        }
-
-        fn reached_from(&self, first: PeerId) -> usize {
-            let mut known = BTreeSet::from([first]);
-            let mut open = vec![first];
-            while let Some(peer) = open.pop() {
-                for next in self.views[&peer].active() {
-                    if self.views.contains_key(next) && known.insert(*next) {
-                        open.push(*next);
-                    }
-                }
-            }
-            known.len()
-        }
-
-        fn assert_mutual(&self) {
-            for (peer, view) in &self.views {
-                assert!(view.active.len() <= MAX_ACTIVE && view.passive.len() <= MAX_PASSIVE);
-                for other in view.active() {
-                    assert!(self.views[other].is_active(peer), "{peer} and {other}");
-                }
-            }
-        }
-    }
-
-    fn joined(n: u8) -> (World, Vec<PeerId>) {
-        let (mut world, peers) = World::of(n);
-        for pair in peers.windows(2) {
-            let view = world.views.get_mut(&pair[1]).unwrap();
-            view.handle_candidate(world.now, pair[0]);
-            world.run();
-        }
-        (world, peers)
-    }
-
-    #[test]
-    fn nodes_that_join_one_after_the_other_are_one_graph_of_mutual_neighbours() {
-        let (mut world, peers) = joined(60);
-        world.pass(Duration::from_secs(60));
-        assert_eq!(world.reached_from(peers[0]), 60);
-        world.assert_mutual();
-    }
-
-    #[test]
-    fn the_graph_stays_one_when_every_third_node_dies() {
-        let (mut world, peers) = joined(60);
-        world.pass(Duration::from_secs(60));
-        let dead: Vec<_> = peers.iter().copied().step_by(3).collect();
-        for peer in &dead {
-            world.views.remove(peer);
-        }
-        for peer in &dead {
-            for view in world.views.values_mut() {
-                if view.is_active(peer) {
-                    view.handle_disconnected(world.now, *peer);
-                }
-            }
-        }
-        world.run();
-        world.pass(Duration::from_secs(60));
-        assert_eq!(world.reached_from(peers[1]), 40);
-        world.assert_mutual();
-    }
-
-    #[test]
-    fn one_who_takes_us_for_a_neighbour_hears_that_it_is_none() {
-        let (mut world, peers) = World::of(8);
-        let now = world.now;
-        let view = world.views.get_mut(&peers[0]).unwrap();
-        for peer in &peers[1..=MAX_ACTIVE] {
-            view.handle_frame(now, *peer, Frame::Neighbour { urgent: false });
-        }
-        while view.poll_transmit().is_some() {}
-        view.handle_stranger(peers[7]);
-        let told = view.poll_transmit();
-        assert_eq!(told, Some((peers[7], Frame::Disconnect)));
-        view.handle_disconnected(now, peers[1]);
-        view.handle_stranger(peers[7]);
-        assert!(view.is_active(&peers[7]));
-    }
-
-    #[test]
-    fn a_request_without_an_answer_is_given_up_unless_it_is_the_only_way_in() {
-        let (mut world, peers) = World::of(3);
-        let now = world.now;
-        let view = world.views.get_mut(&peers[0]).unwrap();
-        view.handle_candidate(now, peers[1]);
-        assert_eq!(view.poll_transmit(), Some((peers[1], Frame::Join)));
-        view.handle_candidate(now, peers[2]);
-        let mut joins = 0;
-        let mut requests = 0;
-        for times in 1..=20 {
-            view.handle_timeout(now + ANSWER_WITHIN * times);
-            while let Some((to, frame)) = view.poll_transmit() {
-                joins += u32::from((to, &frame) == (peers[1], &Frame::Join));
-                let neighbour = Frame::Neighbour { urgent: true };
-                requests += u32::from((to, frame) == (peers[2], neighbour));
-            }
-        }
-        assert!(joins > MAX_ASKED_TIMES);
-        assert_eq!(requests, MAX_ASKED_TIMES);
-        let passive: Vec<_> = view.passive().copied().collect();
-        assert_eq!(passive, [peers[1]]);
-        view.handle_disconnected(now, peers[1]);
-        assert_eq!(view.passive().next(), None);
-    }
-}
+#[path = "view_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use crate::{
 
 pub(super) async fn run(output: Output, args: LabBroadcastArgs) -> Result<(), CliError> {
     let write = args.write.clone();
-    let report = simulate(simulations(&args)).await?;
+    let report = simulate(simulations(&args), args.seed.clone()).await?;
     if let Some(path) = &write {
         replace(path, |document| {
             replace_between_marks(document, &report.table())
@@ -27,9 +27,14 @@ pub(super) async fn run(output: Output, args: LabBroadcastArgs) -> Result<(), Cl
         missed.len(),
         report.rows.len()
     );
+    let seeds: Vec<_> = first.seeds.iter().map(u64::to_string).collect();
     Err(CliError::new(Code::Failed, text).hint(format!(
         "run one alone: anyhop lab broadcast --nodes {} --loss {} --killed {} --churn {} --seed {}",
-        first.nodes, first.loss_percent, first.killed_percent, first.churn_percent, first.seed
+        first.nodes,
+        first.loss_percent,
+        first.killed_percent,
+        first.churn_percent,
+        seeds.join(",")
     )))
 }
 
@@ -57,7 +62,6 @@ fn simulations(args: &LabBroadcastArgs) -> Vec<Options> {
                         LabStrategy::Gossip => Strategy::Gossip,
                         LabStrategy::Raintree => Strategy::RainTree,
                     },
-                    seed: args.seed,
                 });
             }
         }
@@ -65,12 +69,12 @@ fn simulations(args: &LabBroadcastArgs) -> Vec<Options> {
     all
 }
 
-async fn simulate(simulations: Vec<Options>) -> Result<Report, CliError> {
+async fn simulate(simulations: Vec<Options>, seeds: Vec<u64>) -> Result<Report, CliError> {
     let bar = count_bar("simulations");
     bar.set_length(simulations.len() as u64);
     let running = tokio::task::spawn_blocking(move || {
         let run = |options: Options| {
-            let row = broadcast::run(options);
+            let row = broadcast::run(options, &seeds);
             bar.inc(1);
             row
         };
