@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     DropReason, Drops, OpenError, Opener, Payload, Prefix, ReceiverIndex, Routes, Slot, Switch, ip,
-    read_index,
+    offload::checksum_place, read_index,
 };
 
 /// A packet for the host.
@@ -25,6 +25,8 @@ pub struct Opened<'a> {
     pub slot: Slot,
     /// The IP packet or the frame, as the host has it.
     pub packet: &'a [u8],
+    /// Whether it is a packet whose checksum is left to the host.
+    pub unsummed: bool,
 }
 
 /// A peer as packets from it see it.
@@ -116,7 +118,9 @@ impl Ingress {
         let checked = match opener.open(datagram) {
             Ok((payload, packet)) => {
                 let packet = &*packet;
-                self.check(slot, payload, packet, now).map(|()| packet)
+                let unsummed = payload == Payload::IpUnsummed;
+                let checked = self.check(slot, payload, packet, now);
+                checked.map(|()| (packet, unsummed))
             }
             Err(OpenError::Malformed) => Err(DropReason::Malformed),
             Err(OpenError::Replayed) => Err(DropReason::Replayed),
@@ -124,10 +128,14 @@ impl Ingress {
         };
         let peer = self.peers.entry(slot).or_default();
         match checked {
-            Ok(packet) => {
+            Ok((packet, unsummed)) => {
                 peer.packets += 1;
                 peer.bytes += packet.len() as u64;
-                Some(Opened { slot, packet })
+                Some(Opened {
+                    slot,
+                    packet,
+                    unsummed,
+                })
             }
             Err(reason) => {
                 peer.drops.add(reason, 1);
@@ -145,6 +153,10 @@ impl Ingress {
     ) -> Result<(), DropReason> {
         match (&self.switch, payload) {
             (None, Payload::Ip) => self.check_packet(slot, packet),
+            (None, Payload::IpUnsummed) => {
+                checksum_place(packet).ok_or(DropReason::Malformed)?;
+                self.check_packet(slot, packet)
+            }
             (Some(switch), Payload::Ethernet) => {
                 let mut switch = switch.lock().expect("no holder panics");
                 switch.from_member(slot, packet, now)
@@ -268,6 +280,22 @@ mod tests {
         assert_eq!(world.ingress.handle_datagram(&mut again, start()), None);
         let (bytes, packets, drops) = world.ingress.counters(1);
         assert_eq!((bytes, packets, drops.of(DropReason::Replayed)), (60, 1, 1));
+    }
+
+    #[test]
+    fn a_checksum_may_be_left_out_only_where_there_is_one() {
+        let mut world = world();
+        for (protocol, taken) in [(6, true), (17, true), (1, false)] {
+            let mut inner = packet(PEER, ME, 60);
+            inner[9] = protocol;
+            let mut datagram = Vec::new();
+            let sealed = (world.peer.sealer).seal(Payload::IpUnsummed, &[&inner], &mut datagram);
+            sealed.unwrap();
+            let opened = world.ingress.handle_datagram(&mut datagram, start());
+            assert_eq!(opened.map(|o| o.unsummed), taken.then_some(true));
+        }
+        let drops = world.ingress.counters(1).2;
+        assert_eq!(drops.of(DropReason::Malformed), 1);
     }
 
     #[test]

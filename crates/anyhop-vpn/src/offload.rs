@@ -12,6 +12,9 @@
 //!
 //! - **Out**: one that holds several segments becomes as many packets, each with lengths,
 //!   sequence number and checksum of its own ([`Segments`]).
+//! - **Checksums** that the kernel left out stay out where the receiver may know of it: the
+//!   pseudo-header's sum goes in their place, and the receiver's kernel takes that for a
+//!   checksum still to be computed, as it does between virtual machines.
 //! - **In**: TCP segments of one batch that follow each other become one packet
 //!   ([`Merger`]), which the kernel takes as what a network card would have merged.
 
@@ -129,6 +132,7 @@ pub struct Segments<'a> {
     transport: usize,
     /// Where that has its checksum.
     checksum: usize,
+    unsummed: bool,
     payload: &'a [u8],
     /// Of each packet's payload.
     size: usize,
@@ -138,16 +142,21 @@ pub struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Cuts a packet as its header says; one that stays whole gets the checksum that the
-    /// kernel left out. `None` when the two do not fit together.
+    /// Cuts a packet as its header says. Checksums that the kernel left out are computed, or
+    /// left out where `unsummed` allows that. `None` when packet and header do not fit together.
     #[must_use]
-    pub fn new(header: VnetHeader, packet: &'a mut [u8]) -> Option<Self> {
+    pub fn new(header: VnetHeader, packet: &'a mut [u8], unsummed: bool) -> Option<Self> {
         if header.gso_type == GSO_NONE {
-            if header.flags & NEEDS_CHECKSUM != 0 {
+            let needed = header.flags & NEEDS_CHECKSUM != 0;
+            let place = [header.checksum_start, header.checksum_offset].map(usize::from);
+            let left_out = needed && unsummed && checksum_place(packet) == Some(place);
+            if needed && !left_out {
                 complete_checksum(header, packet)?;
             }
             let size = packet.len();
-            return Some(Self::of(&[], 0, 0, packet, size));
+            let mut whole = Self::of(&[], 0, 0, packet, size);
+            whole.unsummed = left_out;
+            return Some(whole);
         }
         let transport = match (header.gso_type, packet.first()? >> 4) {
             (GSO_TCP_V4 | GSO_UDP, 4) => usize::from(packet[0] & 0xf) * 4,
@@ -168,8 +177,17 @@ impl<'a> Segments<'a> {
         if !fits || transport_protocol(packet) != protocol {
             return None;
         }
+        let unsummed = unsummed && checksum_place(packet) == Some([transport, checksum]);
         let (headers, payload) = packet.split_at(end);
-        Some(Self::of(headers, transport, checksum, payload, size))
+        let mut cut = Self::of(headers, transport, checksum, payload, size);
+        cut.unsummed = unsummed;
+        Some(cut)
+    }
+
+    /// Whether the packets are without their checksums.
+    #[must_use]
+    pub fn are_unsummed(&self) -> bool {
+        self.unsummed
     }
 
     fn of(
@@ -183,6 +201,7 @@ impl<'a> Segments<'a> {
             headers,
             transport,
             checksum,
+            unsummed: false,
             payload,
             size,
             at: 0,
@@ -209,7 +228,10 @@ impl<'a> Segments<'a> {
         set_lengths(headers, self.transport, payload.len(), start / self.size);
         let at = self.transport + self.checksum;
         headers[at..at + 2].fill(0);
-        let sum = transport_checksum(headers, self.transport, payload);
+        let sum = match self.unsummed {
+            true => pseudo_sum(headers, self.transport, payload.len()),
+            false => transport_checksum(headers, self.transport, payload),
+        };
         headers[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         Some([headers, payload])
     }
@@ -266,6 +288,30 @@ fn transport_checksum(headers: &[u8], transport: usize, payload: &[u8]) -> u16 {
     if sum == 0 && protocol == UDP { !0 } else { sum }
 }
 
+/// What stands for a checksum that is left out, of a packet with this much payload.
+fn pseudo_sum(headers: &[u8], transport: usize, payload: usize) -> u16 {
+    let len = headers.len() - transport + payload;
+    !checksum(&[&pseudo_header(headers, transport_protocol(headers), len)])
+}
+
+/// Where the transport header of a whole TCP or UDP packet begins, and where in that is its
+/// checksum. `None` for all else, and for IPv6 with extension headers.
+pub(crate) fn checksum_place(packet: &[u8]) -> Option<[usize; 2]> {
+    let transport = match packet.first()? >> 4 {
+        4 if packet.len() >= 20 && be16(packet, 6) & 0x3fff == 0 => {
+            usize::from(packet[0] & 0xf) * 4
+        }
+        6 if packet.len() >= V6_HEADER => V6_HEADER,
+        _ => return None,
+    };
+    let (header, checksum) = match transport_protocol(packet) {
+        TCP => (MIN_TCP_HEADER, 16),
+        UDP => (UDP_HEADER, 6),
+        _ => return None,
+    };
+    (transport >= 20 && packet.len() >= transport + header).then_some([transport, checksum])
+}
+
 /// Computes what the kernel left out: at the offset stands the pseudo-header's sum.
 fn complete_checksum(header: VnetHeader, packet: &mut [u8]) -> Option<()> {
     let start = usize::from(header.checksum_start);
@@ -293,6 +339,8 @@ struct Merged {
     pushed: bool,
     /// Nothing may follow.
     closed: bool,
+    /// It came without its checksum.
+    unsummed: bool,
 }
 
 /// Merges the TCP segments of one batch. Packets are ranges of the batch's buffer.
@@ -304,15 +352,16 @@ pub struct Merger {
 }
 
 impl Merger {
-    /// Takes a packet: `range` of `buffer`.
-    pub fn push(&mut self, buffer: &[u8], range: Range<usize>) {
+    /// Takes a packet: `range` of `buffer`, with its checksum or without.
+    pub fn push(&mut self, buffer: &[u8], range: Range<usize>, unsummed: bool) {
         let packet = &buffer[range.clone()];
         let Some(tcp) = TcpSegment::read(packet) else {
-            self.begin(&range, 0, range.len(), 0);
+            self.begin(&range, 0, range.len(), 0, unsummed);
             return;
         };
         let headers_len = tcp.headers_len;
         if let Some(last) = self.merged.last_mut()
+            && last.unsummed == unsummed
             && last.takes(buffer, packet, &tcp)
         {
             let payload = range.start + headers_len..range.end;
@@ -326,7 +375,7 @@ impl Merger {
         let next = tcp
             .sequence
             .wrapping_add((packet.len() - headers_len) as u32);
-        self.begin(&range, tcp.transport, headers_len, next);
+        self.begin(&range, tcp.transport, headers_len, next, unsummed);
         if let Some(merged) = self.merged.last_mut() {
             merged.closed = tcp.flags & PSH != 0;
         }
@@ -334,10 +383,17 @@ impl Merger {
 
     /// Takes what goes to the host as it is: a frame.
     pub fn push_whole(&mut self, range: Range<usize>) {
-        self.begin(&range, 0, range.len(), 0);
+        self.begin(&range, 0, range.len(), 0, false);
     }
 
-    fn begin(&mut self, range: &Range<usize>, transport: usize, headers: usize, next: u32) {
+    fn begin(
+        &mut self,
+        range: &Range<usize>,
+        transport: usize,
+        headers: usize,
+        next: u32,
+        unsummed: bool,
+    ) {
         let mut payloads = self.spare.pop().unwrap_or_default();
         let split = range.start + headers;
         payloads.clear();
@@ -353,6 +409,7 @@ impl Merger {
             next_sequence: next,
             pushed: false,
             closed: transport == 0,
+            unsummed,
         });
     }
 
@@ -390,8 +447,20 @@ impl Merged {
     fn finish(&self, buffer: &mut [u8]) -> VnetHeader {
         if self.payloads.len() < 2 {
             // Every packet that came was authenticated, and its checksum with it; the host
-            // may look at it all the same.
-            return VnetHeader::default();
+            // may look at it all the same, if it is there.
+            let place = self.unsummed.then(|| {
+                let end = self.payloads.first().map_or(self.headers.end, |p| p.end);
+                checksum_place(&buffer[self.headers.start..end])
+            });
+            let Some([transport, checksum]) = place.flatten() else {
+                return VnetHeader::default();
+            };
+            return VnetHeader {
+                flags: NEEDS_CHECKSUM,
+                checksum_start: transport as u16,
+                checksum_offset: checksum as u16,
+                ..VnetHeader::default()
+            };
         }
         let headers = &mut buffer[self.headers.clone()];
         if self.pushed {
@@ -400,8 +469,7 @@ impl Merged {
         let len = headers.len();
         let payload = self.len - len;
         set_lengths(headers, self.transport, payload, 0);
-        let pseudo = pseudo_header(headers, TCP, len - self.transport + payload);
-        let sum = !checksum(&[&pseudo]);
+        let sum = pseudo_sum(headers, self.transport, payload);
         let at = self.transport + 16;
         headers[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         VnetHeader {

@@ -54,24 +54,43 @@ fn gso(packet: &[u8], size: u16) -> VnetHeader {
     }
 }
 
-fn cut(header: VnetHeader, mut packet: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+fn cut(header: VnetHeader, packet: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+    Some(cut_for(header, packet, false)?.1)
+}
+
+/// The same where checksums may be left out, and whether they were.
+fn cut_for(
+    header: VnetHeader,
+    mut packet: Vec<u8>,
+    unsummed: bool,
+) -> Option<(bool, Vec<Vec<u8>>)> {
     let longest = header.cut_len(&packet);
-    let mut segments = Segments::new(header, &mut packet)?;
+    let mut segments = Segments::new(header, &mut packet, unsummed)?;
+    let left_out = segments.are_unsummed();
     let mut out = Vec::new();
     while let Some(parts) = segments.next_packet() {
         out.push(parts.concat());
     }
     assert_eq!(out.iter().map(Vec::len).max().unwrap_or_default(), longest);
-    Some(out)
+    Some((left_out, out))
 }
 
 /// What a merger makes of packets in one batch: header and packet of each.
 fn merge(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
-    let mut buffer = packets.concat();
+    let summed = packets.iter().map(|p| (p.clone(), false));
+    merge_all(&summed.collect::<Vec<_>>())
+}
+
+/// The same with packets that may be without their checksums.
+fn merge_all(packets: &[(Vec<u8>, bool)]) -> Vec<(VnetHeader, Vec<u8>)> {
+    let mut buffer = packets
+        .iter()
+        .flat_map(|(p, _)| p.clone())
+        .collect::<Vec<_>>();
     let mut merger = Merger::default();
     let mut at = 0;
-    for packet in packets {
-        merger.push(&buffer, at..at + packet.len());
+    for (packet, unsummed) in packets {
+        merger.push(&buffer, at..at + packet.len(), *unsummed);
         at += packet.len();
     }
     let mut out = Vec::new();
@@ -169,6 +188,60 @@ fn a_whole_packet_gets_the_checksum_that_was_left_out() {
 }
 
 #[test]
+fn checksums_that_the_kernel_left_out_are_left_to_the_receivers_kernel() {
+    for v6 in [false, true] {
+        let whole = tcp(v6, 7, ACK, &bytes(2500));
+        let header = gso(&whole, 1000);
+        let sound = cut(header, whole.clone()).unwrap();
+        let (left_out, parts) = cut_for(header, whole, true).unwrap();
+        assert!(left_out && parts.iter().all(|p| !is_sound(p)));
+        let unsummed: Vec<_> = parts.iter().map(|p| (p.clone(), true)).collect();
+        // One by one, and as one packet.
+        for part in &unsummed {
+            let merged = merge_all(std::slice::from_ref(part));
+            let (header, packet) = &merged[0];
+            let completed = cut(*header, packet.clone()).unwrap();
+            assert!(sound.contains(&completed[0]), "{header:?}");
+            // What came so may go on so.
+            let (left_out, same) = cut_for(*header, packet.clone(), true).unwrap();
+            assert!(left_out && same[0] == part.0);
+        }
+        let merged = merge_all(&unsummed);
+        assert_eq!(merged.len(), 1);
+        let (header, packet) = &merged[0];
+        assert_eq!(cut(*header, packet.clone()).unwrap(), sound);
+    }
+}
+
+#[test]
+fn packets_with_checksums_and_without_do_not_become_one() {
+    let first = tcp(false, 1000, ACK, &bytes(100));
+    let next = tcp(false, 1100, ACK, &bytes(100));
+    let merged = merge_all(&[(first.clone(), true), (next, false)]);
+    assert_eq!(merged.len(), 2);
+    assert_eq!(merged[0].0.flags, NEEDS_CHECKSUM);
+    assert_eq!(merged[1].0, VnetHeader::default());
+}
+
+#[test]
+fn a_checksum_that_a_receiver_would_not_find_is_not_left_out() {
+    // A fragment, and a transport that is neither TCP nor UDP.
+    let mut fragment = tcp(false, 1, ACK, b"data");
+    fragment[6] = 0x20;
+    let mut other = tcp(false, 1, ACK, b"data");
+    other[9] = 132;
+    let header = VnetHeader {
+        flags: NEEDS_CHECKSUM,
+        checksum_start: 20,
+        checksum_offset: 16,
+        ..VnetHeader::default()
+    };
+    for packet in [fragment, other] {
+        assert!(!cut_for(header, packet, true).unwrap().0);
+    }
+}
+
+#[test]
 fn only_segments_that_follow_each_other_are_merged() {
     let first = tcp(false, 1000, ACK, &bytes(100));
     let next = tcp(false, 1100, ACK, &bytes(100));
@@ -243,7 +316,7 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         version in prop_oneof![Just(0x45_u8), Just(0x60), Just(0x4f), any::<u8>()],
         gso_type in prop_oneof![Just(1_u8), Just(4), Just(5), any::<u8>()],
-        words: [u16; 4], flags: u8,
+        words: [u16; 4], flags: u8, unsummed: bool,
     ) {
         let mut packet = bytes;
         if let Some(first) = packet.first_mut() {
@@ -254,6 +327,7 @@ proptest! {
         let _ = cut(header, packet.clone());
         let small = VnetHeader { gso_size: gso_size % 64, ..header };
         let _ = cut(small, packet.clone());
-        let _ = merge(&[packet.clone(), packet]);
+        let _ = cut_for(header, packet.clone(), true);
+        let _ = merge_all(&[(packet.clone(), unsummed), (packet, unsummed)]);
     }
 }

@@ -11,7 +11,7 @@
 //!   them with the handshake and nothing is exchanged. Each direction and each cipher has
 //!   its own. The sender chooses the cipher, by its CPU.
 //! - **The kind** is the cipher's number, with [`ETHERNET`] if what is sealed is a frame and
-//!   no IP packet.
+//!   no IP packet, or [`UNSUMMED`] if it is a packet whose TCP or UDP checksum is not computed.
 //! - **The receiver index** is 48 bits of the exporter, too: it tells the receiver the peer
 //!   and the generation of its keys at once, and an observer neither.
 //! - **The counter** is the nonce. A [`Sealer`] gives each out once, to whichever thread
@@ -51,6 +51,9 @@ const MAX_PACKETS: u64 = 1 << 40;
 const SEALED: u8 = 0x02;
 /// In the kind of a sealed frame.
 const ETHERNET: u8 = 0x80;
+/// In the kind of a sealed packet that has the pseudo-header's sum for its checksum: the tag
+/// tells better than a checksum could whether it arrived as it was.
+const UNSUMMED: u8 = 0x40;
 const INDEX_LEN: usize = 6;
 const KEY_LEN: usize = 32;
 const COUNTER_AT: usize = 8;
@@ -63,6 +66,9 @@ pub type ReceiverIndex = u64;
 pub enum Payload {
     /// An IP packet.
     Ip,
+    /// An IP packet with TCP or UDP in it, the checksum of which is left to the receiver's host:
+    /// in its place stands the sum of the pseudo-header.
+    IpUnsummed,
     /// An ethernet frame, without its checksum.
     Ethernet,
 }
@@ -71,14 +77,17 @@ impl Payload {
     fn wire(self) -> u8 {
         match self {
             Self::Ip => 0,
+            Self::IpUnsummed => UNSUMMED,
             Self::Ethernet => ETHERNET,
         }
     }
 
-    fn from_wire(kind: u8) -> Self {
-        match kind & ETHERNET {
-            0 => Self::Ip,
-            _ => Self::Ethernet,
+    fn from_wire(kind: u8) -> Option<Self> {
+        match kind & (ETHERNET | UNSUMMED) {
+            0 => Some(Self::Ip),
+            UNSUMMED => Some(Self::IpUnsummed),
+            ETHERNET => Some(Self::Ethernet),
+            _ => None,
         }
     }
 }
@@ -320,8 +329,8 @@ impl Opener {
             return Err(OpenError::Malformed);
         }
         let (header, body) = datagram.split_at_mut(SEALED_HEADER_LEN);
-        let payload = Payload::from_wire(header[1]);
-        let key = match Cipher::from_wire(header[1] & !ETHERNET) {
+        let payload = Payload::from_wire(header[1]).ok_or(OpenError::Malformed)?;
+        let key = match Cipher::from_wire(header[1] & !(ETHERNET | UNSUMMED)) {
             Some(Cipher::Aes256Gcm) => &self.aes,
             Some(Cipher::ChaCha20Poly1305) => &self.chacha,
             None => return Err(OpenError::Malformed),

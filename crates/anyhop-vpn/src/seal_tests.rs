@@ -76,6 +76,24 @@ fn parts_are_sealed_as_one_packet_behind_what_is_there() {
 }
 
 #[test]
+fn what_is_sealed_is_told_in_the_kind_and_nothing_else_is_taken() {
+    let (client, server) = pair(Cipher::Aes256Gcm);
+    for (payload, kind) in [
+        (Payload::Ip, 0x01),
+        (Payload::IpUnsummed, 0x41),
+        (Payload::Ethernet, 0x81),
+    ] {
+        let mut out = Vec::new();
+        client.sealer.seal(payload, &[b"x"], &mut out).unwrap();
+        assert_eq!(out[1], kind);
+        let mut both = out.clone();
+        both[1] |= 0xc0;
+        assert_eq!(server.opener.open(&mut both), Err(OpenError::Malformed));
+        assert_eq!(server.opener.open(&mut out).unwrap().0, payload);
+    }
+}
+
+#[test]
 fn a_forged_packet_leaves_the_counter_to_the_authentic_one() {
     let (client, server) = pair(Cipher::Aes256Gcm);
     let mut sealed = seal(&client, b"packet");

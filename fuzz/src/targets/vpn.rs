@@ -109,18 +109,19 @@ pub fn merged_packets(data: &[u8]) -> bool {
     let Some((&cut, packets)) = data.split_first() else {
         return false;
     };
+    let unsummed = packets.len() % 2 == 1;
     let cut = usize::from(cut).min(packets.len());
     let mut buffer = packets.to_vec();
     let mut merger = Merger::default();
-    merger.push(&buffer, 0..cut);
-    merger.push(&buffer, cut..packets.len());
+    merger.push(&buffer, 0..cut, unsummed);
+    merger.push(&buffer, cut..packets.len(), unsummed);
     let (mut given, mut bytes) = (0, 0);
     merger.drain(&mut buffer, |vnet, buffer, payloads, headers| {
         let parts = [headers].into_iter().chain(payloads.iter().cloned());
         let mut packet = parts.map(|p| &buffer[p]).collect::<Vec<_>>().concat();
         (given, bytes) = (given + 1, bytes + packet.len());
         if payloads.len() > 1 {
-            let segments = Segments::new(vnet, &mut packet);
+            let segments = Segments::new(vnet, &mut packet, unsummed);
             let mut segments = segments.expect("what was merged can be cut");
             for _ in payloads {
                 let parts = segments.next_packet().expect("one for each").concat();

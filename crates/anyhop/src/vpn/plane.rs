@@ -39,6 +39,8 @@ const MAX_BATCH: usize = 65_000;
 const MAX_SEGMENTS: usize = 64;
 /// Packets taken from the interface before the stop flag is looked at again.
 const MAX_TAKEN: usize = 256;
+/// Times that they are looked for again before the thread sleeps.
+const MAX_YIELDS: usize = 16;
 /// How long a full socket may hold the interface up; then packets are dropped.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 
@@ -61,6 +63,18 @@ pub(super) struct Plane {
 pub(super) struct Inbound {
     pub(super) ingress: Ingress,
     merger: Merger,
+    /// Packets of the batch at hand.
+    opened: Vec<Waiting>,
+}
+
+/// A packet that was opened, and waits for the firewall and the interface.
+#[derive(Debug)]
+struct Waiting {
+    slot: Slot,
+    /// It is without its checksum.
+    unsummed: bool,
+    /// Where in its batch it is.
+    packet: Range<usize>,
 }
 
 impl Plane {
@@ -79,6 +93,7 @@ impl Plane {
             ingress: Mutex::new(Inbound {
                 ingress,
                 merger: Merger::default(),
+                opened: Vec::new(),
             }),
             switch,
             firewall: Mutex::new(firewall),
@@ -104,13 +119,27 @@ impl Plane {
         self.firewall.lock().expect("no holder panics")
     }
 
-    /// Whether a packet, or a frame, from or to a peer passes the firewall.
-    fn admits(&self, direction: Direction, slot: Slot, packet: &[u8]) -> bool {
+    /// Whether a packet, or a frame, to a peer passes the firewall.
+    fn admits(&self, slot: Slot, packet: &[u8]) -> bool {
         let now = tokio::time::Instant::now().into_std();
+        let mut firewall = self.firewall();
         match self.switch {
-            None => self.firewall().admits(now, direction, slot, packet),
-            Some(_) => self.firewall().admits_frame(now, direction, slot, packet),
+            None => firewall.admits(now, Direction::Out, slot, packet),
+            Some(_) => firewall.admits_frame(now, Direction::Out, slot, packet),
         }
+    }
+
+    /// Leaves of what was opened in a batch what passes the firewall. One lock for all of
+    /// them, and not while they are opened: the other direction takes it too.
+    fn sift(&self, now: std::time::Instant, batch: &[u8], opened: &mut Vec<Waiting>) {
+        let mut firewall = self.firewall();
+        opened.retain(|Waiting { slot, packet, .. }| {
+            let packet = &batch[packet.clone()];
+            match self.switch {
+                None => firewall.admits(now, Direction::In, *slot, packet),
+                Some(_) => firewall.admits_frame(now, Direction::In, *slot, packet),
+            }
+        });
     }
 
     /// Sends packets that waited for their session.
@@ -131,19 +160,41 @@ impl Plane {
         let mut batch = Batch::default();
         let mut copy = Vec::new();
         while self.tun.wait(stop)? {
-            for _ in 0..MAX_TAKEN {
-                match self.tun.read(&mut frame) {
-                    Ok(len) => match self.switch {
-                        None => self.take(&mut frame[..len], &mut batch),
-                        Some(_) => self.take_frame(&mut frame[..len], &mut copy, &mut batch),
-                    },
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
+            let mut taken = self.take_waiting(&mut frame, &mut copy, &mut batch)?;
+            // Whoever sends most often goes on at once when it gets the processor, and that costs
+            // less than to sleep and be woken for each of its packets.
+            for _ in 0..MAX_YIELDS {
+                if taken == 0 {
+                    break;
                 }
+                thread::yield_now();
+                taken = self.take_waiting(&mut frame, &mut copy, &mut batch)?;
             }
-            self.flush(&mut batch);
         }
         Ok(())
+    }
+
+    /// Sends what the host has for the interface right now; answers how many packets that were.
+    fn take_waiting(
+        &self,
+        frame: &mut [u8],
+        copy: &mut Vec<u8>,
+        batch: &mut Batch,
+    ) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < MAX_TAKEN {
+            match self.tun.read(frame) {
+                Ok(len) => match self.switch {
+                    None => self.take(&mut frame[..len], batch),
+                    Some(_) => self.take_frame(&mut frame[..len], copy, batch),
+                },
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+            taken += 1;
+        }
+        self.flush(batch);
+        Ok(taken)
     }
 
     /// Decides about an ethernet frame, which may be for one peer or for all.
@@ -207,18 +258,24 @@ impl Plane {
         match decision {
             Decision::Send { slot, sealer, path } => {
                 let whole = &mut frame[VNET_HEADER_LEN..];
-                if !self.admits(Direction::Out, slot, whole) {
+                if !self.admits(slot, whole) {
                     self.egress().dropped(slot, DropReason::Firewall, 1);
                     return;
                 }
                 let (ethernet, packet) = whole.split_at_mut(link);
-                let Some(mut segments) = Segments::new(header, packet) else {
+                let unsummed = self.switch.is_none();
+                let Some(mut segments) = Segments::new(header, packet, unsummed) else {
                     self.egress().dropped(slot, DropReason::Malformed, 1);
                     return;
                 };
+                let kind = match self.switch {
+                    Some(_) => Payload::Ethernet,
+                    None if segments.are_unsummed() => Payload::IpUnsummed,
+                    None => Payload::Ip,
+                };
                 while let Some([headers, payload]) = segments.next_packet() {
                     let parts = [&*ethernet, headers, payload];
-                    self.put(parts, (slot, path), &sealer, batch);
+                    self.put((kind, parts), (slot, path), &sealer, batch);
                 }
             }
             // When so many peers are dialled at once, this one is with its next packet.
@@ -241,7 +298,7 @@ impl Plane {
     /// Seals a packet into the batch, and sends that before if the packet does not fit to it.
     fn put(
         &self,
-        packet: [&[u8]; 3],
+        (kind, packet): (Payload, [&[u8]; 3]),
         (slot, path): (Slot, SocketAddr),
         sealer: &Sealer,
         batch: &mut Batch,
@@ -255,11 +312,7 @@ impl Plane {
             };
             batch.begin(slot, path, way);
         }
-        let payload = match self.switch {
-            None => Payload::Ip,
-            Some(_) => Payload::Ethernet,
-        };
-        if batch.seal(sealer, payload, packet).is_err() {
+        if batch.seal(sealer, kind, packet).is_err() {
             self.egress().dropped(slot, DropReason::Exhausted, 1);
         }
     }
@@ -330,31 +383,40 @@ impl Wake for Unpark {
 impl SealedSink for Plane {
     fn receive(&self, batch: &mut [u8], stride: usize, header: usize) {
         let mut inbound = self.inbound();
-        let Inbound { ingress, merger } = &mut *inbound;
+        let Inbound {
+            ingress,
+            merger,
+            opened,
+        } = &mut *inbound;
         let now = tokio::time::Instant::now().into_std();
-        let mut last = None;
-        let (mut at, mut denied) = (0, 0);
+        let mut at = 0;
+        opened.clear();
         while at < batch.len() {
             let end = (at + stride).min(batch.len());
             let start = (at + header).min(end);
-            if let Some(opened) = ingress.handle_datagram(&mut batch[start..end], now) {
-                last = Some(opened.slot);
-                if !self.admits(Direction::In, opened.slot, opened.packet) {
-                    denied += 1;
-                    at = end;
-                    continue;
-                }
+            if let Some(packet) = ingress.handle_datagram(&mut batch[start..end], now) {
                 let first = start + SEALED_HEADER_LEN;
-                let packet = first..first + opened.packet.len();
-                match self.switch {
-                    None => merger.push(batch, packet),
-                    Some(_) => merger.push_whole(packet),
-                }
+                opened.push(Waiting {
+                    slot: packet.slot,
+                    unsummed: packet.unsummed,
+                    packet: first..first + packet.packet.len(),
+                });
             }
             at = end;
         }
         // A batch is one peer's: it came from one address.
-        let Some(slot) = last else { return };
+        let Some(slot) = opened.last().map(|waiting| waiting.slot) else {
+            return;
+        };
+        let before = opened.len();
+        self.sift(now, batch, opened);
+        let denied = (before - opened.len()) as u64;
+        for waiting in opened.drain(..) {
+            match self.switch {
+                None => merger.push(batch, waiting.packet, waiting.unsummed),
+                Some(_) => merger.push_whole(waiting.packet),
+            }
+        }
         let mut refused = 0;
         merger.drain(batch, |vnet, batch, payloads, headers| {
             if let Err(e) = self.give(&vnet.bytes(), &batch[headers], batch, payloads) {
