@@ -60,7 +60,7 @@ fn skipped(why: &str) -> Report {
 /// A figure of the table, and how it is read off a round.
 type Column = (&'static str, usize, fn(&Figures) -> f64);
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 10] = [
     ("1 stream, Gbit/s", 2, |f| f.one_out),
     ("1 stream back", 2, |f| f.one_back),
     ("4 streams", 2, |f| f.four_out),
@@ -68,7 +68,9 @@ const COLUMNS: [Column; 8] = [
     ("machine, CPU s/GB", 2, |f| f.machine_cpu_s_per_gb),
     ("tunnel, CPU s/GB", 2, |f| f.tunnel_cpu_s_per_gb),
     ("64-byte packets, thousands/s", 0, |f| f.packets_per_s / 1e3),
-    ("round trip at p50, µs", 0, |f| f.rtt_us),
+    ("round trip at 100/s, µs", 0, |f| f.rtt_us),
+    ("at 1000/s", 0, |f| f.brisk_rtt_us),
+    ("at 1000/s, awake", 0, |f| f.awake_rtt_us),
 ];
 
 fn report(shown: &[Shown], args: &Vpn, absent: &[String]) -> Report {
@@ -78,14 +80,20 @@ fn report(shown: &[Shown], args: &Vpn, absent: &[String]) -> Report {
     };
     let mut columns = vec!["contender"];
     columns.extend(COLUMNS.map(|(name, _, _)| name));
-    columns.extend(["of veth, 1 stream", "added round trip, µs"]);
+    columns.extend([
+        "of veth, 1 stream",
+        "added round trip at 100/s, µs",
+        "at 1000/s",
+    ]);
     let veth = shown.first();
     Report {
         name: "vpn",
         what: format!(
             "iperf3 and ping between two network namespaces, all on the same cores; {} rounds, \
              {} s each, contenders in turns. What the machine as a whole and what the tunnel's \
-             processes spend is of one stream. The last two columns are taken round by round \
+             processes spend is of one stream. Round trips are medians of echoes that come 100 and 1000 times \
+             a second, and while something of the lowest priority keeps the processors from \
+             going to sleep. The last four columns are taken round by round \
              against the devices alone.{missing}",
             args.rounds, args.seconds
         ),
@@ -100,16 +108,20 @@ fn values(shown: &Shown, of: fn(&Figures) -> f64) -> Vec<f64> {
     shown.rounds.iter().map(of).collect()
 }
 
-/// Throughput as a part of the devices', and what is added to their round trip.
-fn against(shown: &Shown, veth: Option<&Shown>) -> (Spread, Spread) {
+/// Throughput as a part of the devices', and what is added to their round trips.
+fn against(shown: &Shown, veth: Option<&Shown>) -> (Spread, [Spread; 3]) {
     let alone = |of: fn(&Figures) -> f64| veth.map_or_else(Vec::new, |v| values(v, of));
     let part = Spread::of_ratios(&values(shown, |f| f.one_out), &alone(|f| f.one_out));
-    let rtt = values(shown, |f| f.rtt_us);
-    let added = rtt
-        .iter()
-        .zip(alone(|f| f.rtt_us))
-        .map(|(own, veth)| own - veth);
-    (part, Spread::of(added))
+    let added = |of: fn(&Figures) -> f64| {
+        let pairs = values(shown, of).into_iter().zip(alone(of));
+        Spread::of(pairs.map(|(own, veth)| own - veth))
+    };
+    let rtts = [
+        added(|f| f.rtt_us),
+        added(|f| f.brisk_rtt_us),
+        added(|f| f.awake_rtt_us),
+    ];
+    (part, rtts)
 }
 
 fn row(shown: &Shown, veth: Option<&Shown>) -> Vec<String> {
@@ -119,7 +131,7 @@ fn row(shown: &Shown, veth: Option<&Shown>) -> Vec<String> {
     }
     let (part, added) = against(shown, veth);
     row.push(format!("{part:.3}"));
-    row.push(format!("{added:.0}"));
+    row.extend(added.map(|added| format!("{added:.0}")));
     row
 }
 
@@ -131,6 +143,8 @@ fn data(shown: &Shown, veth: Option<&Shown>) -> Value {
         .collect();
     figures.insert("contender".to_owned(), json!(shown.name));
     figures.insert("part_of_veth".to_owned(), json!(part));
-    figures.insert("added_rtt_us".to_owned(), json!(added));
+    figures.insert("added_rtt_us".to_owned(), json!(added[0]));
+    figures.insert("added_rtt_us_at_1000_per_s".to_owned(), json!(added[1]));
+    figures.insert("added_rtt_us_awake".to_owned(), json!(added[2]));
     Value::Object(figures)
 }

@@ -12,14 +12,16 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    child::threads,
     error::{BenchError, Result},
     netns::Namespace,
     stats::Spread,
 };
 
-/// Echoes of one round, and the seconds between two.
-const ECHOES: &str = "300";
-const ECHO_EVERY: &str = "0.01";
+/// Echoes of one round: seconds between two, and how many. At the slow pace everything has
+/// gone cold between two, the processor's caches among it.
+const SLOW: [&str; 2] = ["0.01", "300"];
+const BRISK: [&str; 2] = ["0.001", "1000"];
 /// Bytes of a small packet's payload.
 const SMALL: &str = "64";
 /// How often a server that is starting is tried.
@@ -39,7 +41,12 @@ pub(super) struct Figures {
     /// Of the tunnel's processes alone; zero without a tunnel.
     pub(super) tunnel_cpu_s_per_gb: f64,
     pub(super) packets_per_s: f64,
+    /// At 100 echoes a second.
     pub(super) rtt_us: f64,
+    /// At 1000.
+    pub(super) brisk_rtt_us: f64,
+    /// At 1000, while something of the lowest priority keeps the processors awake.
+    pub(super) awake_rtt_us: f64,
 }
 
 /// The first of some programs that is not on the path.
@@ -85,7 +92,11 @@ pub(super) fn measure(
         .args(["-s", "-1", "-B", &ip.to_string()])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let rtt_us = round_trip(from, ip)?;
+    let [rtt_us, brisk_rtt_us] = [round_trip(from, ip, SLOW)?, round_trip(from, ip, BRISK)?];
+    let awake_rtt_us = {
+        let _awake = keep_awake()?;
+        round_trip(from, ip, BRISK)?
+    };
     let mut run = |args: &[&str]| iperf(from, &mut server, ip, seconds, args);
     // Congestion windows and path MTU settle.
     run(&["-t", "1"])?;
@@ -106,13 +117,26 @@ pub(super) fn measure(
         tunnel_cpu_s_per_gb: tunnel / gb,
         packets_per_s: packets_per_s(&small)?,
         rtt_us,
+        brisk_rtt_us,
+        awake_rtt_us,
     })
 }
 
+/// Has no processor sleep: how long one takes to wake up is the machine's affair, and in a
+/// virtual one most of a round trip.
+fn keep_awake() -> Result<Vec<Running>> {
+    let spin = || {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19", "sh", "-c", "while :; do :; done"]);
+        Running::start(&mut command, "keeping a processor awake")
+    };
+    (0..threads()).map(|_| spin()).collect()
+}
+
 /// The median of some echoes.
-fn round_trip(from: &Namespace, ip: Ipv4Addr) -> Result<f64> {
+fn round_trip(from: &Namespace, ip: Ipv4Addr, [every, echoes]: [&str; 2]) -> Result<f64> {
     let mut ping = from.command("ping");
-    ping.args(["-n", "-i", ECHO_EVERY, "-c", ECHOES, "-W", "2"])
+    ping.args(["-n", "-i", every, "-c", echoes, "-W", "2"])
         .arg(ip.to_string());
     let output = ping.output().map_err(BenchError::io("running ping"))?;
     let text = String::from_utf8_lossy(&output.stdout);

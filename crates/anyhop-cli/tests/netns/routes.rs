@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhop_lab::netns::{Namespace, NatKind};
+use anyhop_lab::netns::{Families, Namespace, NatKind};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -197,6 +197,41 @@ async fn a_subnet_behind_a_member_and_an_exit_node_are_reached_and_hosts_left_as
         vpn(&node, &["down"]).await;
         assert_eq!(whole_state(host), *found, "{name}: after vpn down");
         node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_node_gives_ipv6_to_a_member_without_it() {
+    let Some(_turn) = turn().await else { return };
+    let mut world = World::new().await;
+    let mut b = world.behind("B", NatKind::PortRestrictedCone).await;
+    let host_a = world.lab.public_host("a", Families::Both).expect("a host");
+    let at_r: Vec<_> = world
+        .r
+        .multiaddrs()
+        .map(|at| format!("--bootstrap={at}"))
+        .collect();
+    let a = Node::up("A", &world.lab, host_a.clone(), &at_r).await;
+    network(&world.r, &[&a, &b.node]).await;
+    let (host_b, host_r) = (b.node.namespace().clone(), world.r.namespace().clone());
+    let found = [&host_a, &host_b].map(whole_state);
+    for node in [&a, &b.node] {
+        vpn(node, &["up", "--no-dns"]).await;
+    }
+    let at_r = IpAddr::V6(world.r.v6());
+    let callers = serve(&host_r, at_r);
+    assert!(!calls(&host_b, at_r, SILENCE), "B has IPv4 only");
+    vpn(&a, &["offer", "exit"]).await;
+    // Somebody has to have heard of it.
+    pings(&mut b.node, own(&status(&a).await)[0], 1).await;
+    vpn(&b.node, &["accept", "exit", "--from", "a"]).await;
+    route_is(&b.node, "exit", "active", true).await;
+    assert!(calls(&host_b, at_r, PATIENCE));
+    let as_whom = callers.recv_timeout(PATIENCE).expect("a call");
+    assert_eq!(Some(as_whom), host_a.v6().map(IpAddr::V6), "A's way out");
+    for (node, host, found) in [(&a, &host_a, &found[0]), (&b.node, &host_b, &found[1])] {
+        vpn(node, &["down"]).await;
+        assert_eq!(whole_state(host), *found, "{}", node.name);
     }
 }
 
