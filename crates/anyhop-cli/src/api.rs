@@ -1,6 +1,7 @@
 //! The values that travel between commands and daemon, both ways.
 //!
 //! ```text
+//! GET  /v1/openapi.json               all of this for programs
 //! GET  /v1/status                     NodeStatus
 //! GET  /v1/doctor                     Report
 //! GET  /v1/peers                      [SessionInfo]
@@ -13,6 +14,8 @@
 //! POST /v1/send?MessageQuery          body as it is -> Sent
 //! POST /v1/request?MessageQuery       body as it is -> MessageReport
 //! POST /v1/recv                       upgrade: RecvAsk / RecvTell
+//! GET  /v1/recv?RecvQuery             server-sent events, MessageReport in each
+//! POST /v1/reply?ReplyQuery           body as it is -> Sent
 //! POST /v1/publish?PublishQuery       body as it is -> PublishReport
 //! POST /v1/subscribe?TopicQuery       upgrade: PostTell and the body, for each post
 //! GET  /v1/subscribe?TopicQuery       server-sent events, PostReport in each
@@ -47,19 +50,20 @@ use std::net::SocketAddr;
 use anyhop::{Carrier, Encoding, Message, PathInfo, PeerId, VpnStatus};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::CliError, spec::Protocol};
 
 /// A peer's id alone.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PeerReport {
     /// The peer, base58.
     pub(crate) peer_id: String,
 }
 
 /// What is wanted of a VPN that is to come up.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct VpnUpAsk {
     /// Ethernet frames instead of IP packets.
     #[serde(default)]
@@ -72,7 +76,7 @@ pub(crate) struct VpnUpAsk {
 }
 
 /// The VPN of a network.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct VpnReport {
     /// The network.
     pub(crate) network: String,
@@ -85,7 +89,7 @@ pub(crate) struct VpnReport {
 }
 
 /// Names of members.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct DnsReport {
     /// Where they are asked for, at port 53.
     pub(crate) address: Option<String>,
@@ -99,7 +103,7 @@ pub(crate) struct DnsReport {
 }
 
 /// A port of this machine.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PortAsk {
     /// Of what.
     pub(crate) protocol: Protocol,
@@ -108,7 +112,7 @@ pub(crate) struct PortAsk {
 }
 
 /// A port of this machine that is to be a member's.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PortMapAsk {
     /// Of what.
     pub(crate) protocol: Protocol,
@@ -121,7 +125,7 @@ pub(crate) struct PortMapAsk {
 }
 
 /// A mapped port.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PortReport {
     /// Of what.
     pub(crate) protocol: Protocol,
@@ -142,7 +146,7 @@ pub(crate) struct PortReport {
 }
 
 /// A peer and the paths to it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PathReport {
     /// The peer, base58.
     pub(crate) peer_id: String,
@@ -151,7 +155,7 @@ pub(crate) struct PathReport {
 }
 
 /// How to explain.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ExplainQuery {
     /// Tell only what is known.
     #[serde(default)]
@@ -159,7 +163,7 @@ pub(crate) struct ExplainQuery {
 }
 
 /// How to trace.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct TraceQuery {
     /// Rounds to average.
     #[serde(default = "one")]
@@ -171,7 +175,7 @@ fn one() -> u16 {
 }
 
 /// The way to a peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct TraceReport {
     /// The peer, base58.
     pub(crate) peer_id: String,
@@ -180,7 +184,7 @@ pub(crate) struct TraceReport {
 }
 
 /// One hop of a way.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct HopReport {
     /// Its number, from 1 on.
     pub(crate) hop: usize,
@@ -201,7 +205,7 @@ pub(crate) struct HopReport {
 }
 
 /// Asks for a session; exactly one of the two is given.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ConnectAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: Option<String>,
@@ -210,7 +214,7 @@ pub(crate) struct ConnectAsk {
 }
 
 /// Asks for one echo.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PingAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
@@ -219,7 +223,7 @@ pub(crate) struct PingAsk {
 }
 
 /// Labels of a message whose body is the request's body.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct MessageQuery {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
@@ -233,8 +237,37 @@ pub(crate) struct MessageQuery {
     pub(crate) timeout_ms: Option<u64>,
 }
 
+/// Which messages are told as events.
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
+pub(crate) struct RecvQuery {
+    /// Only those of this type; the others stay in the inbox.
+    #[serde(rename = "type", default)]
+    pub(crate) kind: Option<String>,
+}
+
+/// Labels of a reply whose body is the request's body.
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
+pub(crate) struct ReplyQuery {
+    /// The id of the event that told the request.
+    pub(crate) id: u64,
+    /// The reply's type.
+    #[serde(rename = "type", default = "text")]
+    pub(crate) kind: String,
+    /// The reply's encoding.
+    #[serde(default = "utf8")]
+    pub(crate) encoding: Encoding,
+}
+
+fn text() -> String {
+    "text".to_owned()
+}
+
+fn utf8() -> Encoding {
+    Encoding::Utf8
+}
+
 /// A message was delivered.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Sent {
     /// To whom, base58.
     pub(crate) to: String,
@@ -243,7 +276,7 @@ pub(crate) struct Sent {
 }
 
 /// A message for people and scripts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct MessageReport {
     /// Who sent it, base58.
     pub(crate) from: String,
@@ -300,7 +333,7 @@ pub(crate) fn shown(encoding: Encoding, body: &[u8]) -> (String, bool) {
 }
 
 /// What `recv` asks of the daemon.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RecvAsk {
     /// The next message; without a timeout however long it takes.
@@ -323,7 +356,7 @@ pub(crate) enum RecvAsk {
 }
 
 /// What the daemon answers to `recv`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RecvTell {
     /// A message; `size` bytes of data frames with its body follow.
@@ -383,7 +416,7 @@ impl RecvTell {
 }
 
 /// Which stream a `cat` is for.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct CatQuery {
     /// Tells several listeners on one node apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -401,7 +434,7 @@ impl CatQuery {
 }
 
 /// What to expose.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ExposeQuery {
     /// `HOST:PORT`; none for an exit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -418,7 +451,7 @@ pub(crate) struct ExposeQuery {
 }
 
 /// A proxy to run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct SocksQuery {
     /// `IP:PORT` to listen on.
     pub(crate) listen: String,
@@ -428,7 +461,7 @@ pub(crate) struct SocksQuery {
 }
 
 /// What to forward.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ForwardQuery {
     /// `IP:PORT` to listen on.
     pub(crate) local: String,
@@ -442,7 +475,7 @@ pub(crate) struct ForwardQuery {
 }
 
 /// What happens on an `expose`, `forward`, `socks` or `cat --listen`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Notice {
     /// It works from now on.
@@ -469,7 +502,7 @@ pub(crate) enum Notice {
 }
 
 /// What to measure.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BenchQuery {
     /// How long.
     pub(crate) seconds: u16,
@@ -481,7 +514,7 @@ pub(crate) struct BenchQuery {
 }
 
 /// How a measurement goes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum BenchTell {
     /// So far.
@@ -496,7 +529,7 @@ pub(crate) enum BenchTell {
 }
 
 /// Result of a measurement.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BenchReport {
     /// The peer, base58.
     pub(crate) peer_id: String,

@@ -165,6 +165,8 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the OpenAPI document of the daemon's control API
+    Openapi,
 }
 
 /// `lab`.

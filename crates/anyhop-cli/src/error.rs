@@ -11,10 +11,11 @@ use anyhop::{
 };
 use anyhop_os::{HostError, nft::NftError};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Classes of failure. Names and exit codes are a contract, see `docs/cli.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Code {
     /// The operation failed for a reason without a code of its own.
@@ -100,7 +101,7 @@ impl From<ErrorKind> for Code {
 }
 
 /// A failure as it is shown and sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct CliError {
     /// Its class.
     pub(crate) code: Code,
@@ -115,7 +116,7 @@ pub(crate) struct CliError {
 }
 
 /// The shape of an error in JSON, on standard error and in API answers.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {
     /// The error.
     pub(crate) error: CliError,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhop::{PeerAddr, PeerId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
@@ -268,7 +269,7 @@ impl FromStr for MemberPort {
 }
 
 /// What ports are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Protocol {
     /// TCP.

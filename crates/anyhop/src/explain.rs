@@ -15,6 +15,7 @@ const MAX_NAMED: usize = 3;
 
 /// What [`Node::explain`](crate::Node::explain) tells.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Explanation {
     /// The peer, base58.
     pub peer_id: String,
@@ -38,6 +39,7 @@ pub struct Explanation {
 
 /// How a peer is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PeerState {
@@ -55,6 +57,7 @@ pub enum PeerState {
 
 /// Addresses and relays of both sides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CandidateLists {
     /// Ours.
     pub ours: Vec<CandidateInfo>,
@@ -64,6 +67,7 @@ pub struct CandidateLists {
 
 /// Where a node might be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CandidateInfo {
     /// An address, or a relay's PeerId.
     pub address: String,
@@ -75,6 +79,7 @@ pub struct CandidateInfo {
 
 /// Where a candidate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CandidateSource {
@@ -94,6 +99,7 @@ pub enum CandidateSource {
 
 /// A dial that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DialFailure {
     /// Why.
     pub error: String,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A snapshot of a node, see [`Node::status`](crate::Node::status).
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeStatus {
     /// This node's PeerId, base58.
     pub peer_id: String,
@@ -29,6 +30,7 @@ pub struct NodeStatus {
 
 /// How this node is connected to the internet.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NatStatus {
     /// Whether strangers can dial this node: `unknown`, `public` or `behind_nat`.
     pub reachability: String,
@@ -46,6 +48,7 @@ pub struct NatStatus {
 /// NAT behaviour towards one address family, in the words of RFC 4787. A field is
 /// `None` until it is found out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NatInfo {
     /// Reuse of external ports (section 4.1): `none` (no NAT),
     /// `endpoint_independent`, `address_dependent` or `address_and_port_dependent`.
@@ -66,6 +69,7 @@ pub struct NatInfo {
 
 /// What came of asking gateways for port mappings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GatewayInfo {
     /// How far that is.
     pub state: GatewayState,
@@ -75,6 +79,7 @@ pub struct GatewayInfo {
 
 /// How far asking gateways for port mappings is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GatewayState {
     /// None is to be asked: so the configuration says, or there is no IPv4 socket to map.
@@ -94,6 +99,7 @@ pub enum GatewayState {
 
 /// A port mapping on a gateway.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MappingInfo {
     /// `pcp`, `nat_pmp` or `upnp_igd`.
     pub protocol: String,
@@ -111,6 +117,7 @@ pub struct MappingInfo {
 
 /// A way of getting a direct path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Technique {
@@ -136,6 +143,7 @@ pub enum Technique {
 
 /// What came of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AttemptOutcome {
@@ -151,6 +159,7 @@ pub enum AttemptOutcome {
 
 /// One attempt to reach a peer: what `explain` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AttemptInfo {
     /// How.
     pub technique: Technique,
@@ -170,6 +179,7 @@ pub struct AttemptInfo {
 
 /// What is tried next to reach a peer better.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NextAttempt {
     /// How.
     pub technique: Technique,
@@ -179,6 +189,7 @@ pub struct NextAttempt {
 
 /// How far a peer's clock is from this node's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PeerClock {
     /// The peer, base58.
     pub peer_id: String,
@@ -192,6 +203,7 @@ pub struct PeerClock {
 
 /// Datagrams dropped for one reason.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DropCount {
     /// Why.
     pub reason: String,
@@ -201,6 +213,7 @@ pub struct DropCount {
 
 /// What a node forwards for others.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RelayStatus {
     /// Whether it forwards at all.
     pub enabled: bool,
@@ -212,6 +225,7 @@ pub struct RelayStatus {
 
 /// A session and its paths.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionInfo {
     /// The peer, base58.
     pub peer_id: String,
@@ -225,6 +239,7 @@ pub struct SessionInfo {
 
 /// One path of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PathInfo {
     /// Direct, or a circuit through others.
     pub kind: PathKind,
@@ -259,6 +274,7 @@ impl PathInfo {
 
 /// Whether a path crosses other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PathKind {
     /// Socket to socket.
@@ -269,6 +285,7 @@ pub enum PathKind {
 
 /// What moves a path's datagrams over its first hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Carrier {
     /// UDP over IPv4.
@@ -281,6 +298,7 @@ pub enum Carrier {
 
 /// One hop of a path, see [`Node::trace`](crate::Node::trace).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TraceHop {
     /// Who is there, base58.
     pub peer_id: String,
@@ -295,6 +313,7 @@ pub struct TraceHop {
 
 /// The answer to one [`Node::ping`](crate::Node::ping).
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pong {
     /// Round-trip time of the echo, milliseconds.
     pub rtt_ms: f64,

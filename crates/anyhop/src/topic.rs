@@ -184,6 +184,7 @@ pub struct DeliveryReport {
 
 /// A topic that a node is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TopicInfo {
     /// Its name; empty for what goes to all nodes.
     pub topic: String,

@@ -11,10 +11,11 @@
 //! Rules travel as the five words of [`anyhop::Rule`].
 
 use anyhop::{Rule, RuleSource, Who};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The firewall of a network on this host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct FirewallReport {
     /// The network.
     pub(crate) network: String,
@@ -27,7 +28,7 @@ pub(crate) struct FirewallReport {
 }
 
 /// A rule. What is `null` may be anything.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RuleReport {
     /// Names it as long as it is there, and nothing else later.
     pub(crate) id: String,
@@ -92,7 +93,7 @@ pub(crate) fn read_rule_id(text: &str) -> Option<(RuleSource, u64)> {
 }
 
 /// Adds a rule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct AddAsk {
     /// The rule as text, about any member.
     pub(crate) rule: String,
@@ -108,14 +109,14 @@ pub(crate) struct AddAsk {
 }
 
 /// Removes a rule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RemoveAsk {
     /// Its id.
     pub(crate) id: String,
 }
 
 /// Sets the default.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct DefaultAsk {
     /// `allow`, `deny`, or none.
     pub(crate) verdict: Option<String>,
@@ -125,7 +126,7 @@ pub(crate) struct DefaultAsk {
 }
 
 /// Asks what becomes of a packet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct TestAsk {
     /// The member at the other end: PeerId, part of one, or name.
     pub(crate) from: String,
@@ -140,7 +141,7 @@ pub(crate) struct TestAsk {
 }
 
 /// What becomes of a packet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct TestReport {
     /// The network.
     pub(crate) network: String,

@@ -11,12 +11,13 @@
 //! ```
 
 use anyhop::{Encoding, OfferedJob, PlacedBid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{shown, topic::utf8};
+use super::{shown, utf8};
 
 /// A job to publish.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct JobQuery {
     /// Where.
     pub(crate) topic: String,
@@ -42,7 +43,7 @@ fn ten_minutes() -> u64 {
 }
 
 /// A job that was published.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct OwnJobReport {
     /// Its id, hexadecimal.
     pub(crate) id: String,
@@ -55,14 +56,14 @@ pub(crate) struct OwnJobReport {
 }
 
 /// Which job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct JobIdQuery {
     /// Its id.
     pub(crate) id: String,
 }
 
 /// Which bids.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BidsQuery {
     /// Of which job.
     pub(crate) id: String,
@@ -75,7 +76,7 @@ pub(crate) struct BidsQuery {
 }
 
 /// A bid for people and scripts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BidReport {
     /// On which job.
     pub(crate) job: String,
@@ -105,7 +106,7 @@ impl BidReport {
 }
 
 /// A job of somebody else.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct JobReport {
     /// Its id, hexadecimal.
     pub(crate) id: String,
@@ -147,7 +148,7 @@ impl JobReport {
 }
 
 /// A bid to make.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BidQuery {
     /// On which job.
     pub(crate) id: String,
@@ -157,7 +158,7 @@ pub(crate) struct BidQuery {
 }
 
 /// A bid that the publisher has taken.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BidPlaced {
     /// On which job.
     pub(crate) job: String,
@@ -166,7 +167,7 @@ pub(crate) struct BidPlaced {
 }
 
 /// Whom the work goes to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct AwardQuery {
     /// Of which job.
     pub(crate) id: String,

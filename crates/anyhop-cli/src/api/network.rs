@@ -25,12 +25,13 @@
 use std::net::SocketAddr;
 
 use anyhop::{MemberName, NetworkKind, OptOuts};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CliError;
 
 /// Which network a request is about; without it the daemon's default one.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct NetworkQuery {
     /// Its name or id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +39,7 @@ pub(crate) struct NetworkQuery {
 }
 
 /// A network that the daemon is in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct NetworkReport {
     /// Its name.
     pub(crate) network: String,
@@ -58,7 +59,7 @@ pub(crate) struct NetworkReport {
 }
 
 /// How this node is a member.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Membership {
     /// Its name among the members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +100,7 @@ impl Membership {
 }
 
 /// Asks to found a network.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct CreateAsk {
     /// Its name.
     pub(crate) name: String,
@@ -111,7 +112,7 @@ pub(crate) struct CreateAsk {
 }
 
 /// Asks to restore a network.
-#[derive(Serialize, Deserialize)]
+#[derive(JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ImportAsk {
     /// The backup's text.
     pub(crate) backup: String,
@@ -122,7 +123,7 @@ pub(crate) struct ImportAsk {
 }
 
 /// Asks to join a network.
-#[derive(Serialize, Deserialize)]
+#[derive(JsonSchema, Serialize, Deserialize)]
 pub(crate) struct JoinAsk {
     /// The invitation's text.
     pub(crate) invite: String,
@@ -131,7 +132,7 @@ pub(crate) struct JoinAsk {
 }
 
 /// Asks to enter a public network.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PublicAsk {
     /// Its name.
     pub(crate) name: String,
@@ -147,7 +148,7 @@ pub(crate) struct PublicAsk {
 }
 
 /// How joining goes. Why it came to nothing is an error frame.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum JoinTell {
     /// The inviter is being asked.
@@ -162,7 +163,7 @@ pub(crate) enum JoinTell {
 }
 
 /// A network was joined.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct JoinReport {
     /// Its name.
     pub(crate) network: String,
@@ -171,7 +172,7 @@ pub(crate) struct JoinReport {
 }
 
 /// Asks for an invitation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct InviteAsk {
     /// How often it can be redeemed.
     pub(crate) uses: u32,
@@ -182,14 +183,14 @@ pub(crate) struct InviteAsk {
 }
 
 /// Asks for something about a peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PeerAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
 }
 
 /// Asks for another name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RenameAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
@@ -198,7 +199,7 @@ pub(crate) struct RenameAsk {
 }
 
 /// Asks for a certificate that ends at another time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RenewAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
@@ -207,7 +208,7 @@ pub(crate) struct RenewAsk {
 }
 
 /// Asks to appoint an admin, or to end its term.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct AdminAsk {
     /// PeerId, part of one, or name.
     pub(crate) peer: String,
@@ -216,7 +217,7 @@ pub(crate) struct AdminAsk {
 }
 
 /// What came of something about a peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct MemberReport {
     /// The network's name.
     pub(crate) network: String,
@@ -234,7 +235,7 @@ pub(crate) struct MemberReport {
 }
 
 /// Asks for a change of what a member does; what is left out stays as it is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct SetAsk {
     /// PeerId, part of one, or name; this node if left out.
     #[serde(default)]
@@ -251,7 +252,7 @@ pub(crate) struct SetAsk {
 }
 
 /// What a member does.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct SetReport {
     /// The network's name.
     pub(crate) network: String,
@@ -266,7 +267,7 @@ pub(crate) struct SetReport {
 }
 
 /// Asks for a new epoch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RotateAsk {
     /// Whether one is to start now.
     pub(crate) now: bool,
@@ -276,7 +277,7 @@ pub(crate) struct RotateAsk {
 }
 
 /// How often something is to happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Every {
     /// Once in so many seconds.
@@ -286,7 +287,7 @@ pub(crate) enum Every {
 }
 
 /// The epoch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RotateReport {
     /// The network's name.
     pub(crate) network: String,
@@ -297,14 +298,14 @@ pub(crate) struct RotateReport {
 }
 
 /// Asks for a backup.
-#[derive(Serialize, Deserialize)]
+#[derive(JsonSchema, Serialize, Deserialize)]
 pub(crate) struct ExportAsk {
     /// What to seal it with.
     pub(crate) passphrase: String,
 }
 
 /// A backup.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct BackupReport {
     /// The network's name.
     pub(crate) network: String,
@@ -315,7 +316,7 @@ pub(crate) struct BackupReport {
 }
 
 /// A swarm key.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct SwarmKeyReport {
     /// The network's name.
     pub(crate) network: String,
@@ -328,7 +329,7 @@ pub(crate) struct SwarmKeyReport {
 }
 
 /// A network was left.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct LeaveReport {
     /// Its name.
     pub(crate) network: String,

@@ -8,10 +8,11 @@
 //!
 //! A route is a prefix, or `exit` for whatever else there is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is reached over others, and what others reach over this host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RoutesReport {
     /// The network.
     pub(crate) network: String,
@@ -22,7 +23,7 @@ pub(crate) struct RoutesReport {
 }
 
 /// What this host forwards to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct OfferReport {
     /// The route.
     pub(crate) route: String,
@@ -35,7 +36,7 @@ pub(crate) struct OfferReport {
 }
 
 /// A route over a member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct RouteReport {
     /// The route.
     pub(crate) route: String,
@@ -54,7 +55,7 @@ pub(crate) struct RouteReport {
 }
 
 /// Offers a route.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct OfferAsk {
     /// The route.
     pub(crate) route: String,
@@ -67,7 +68,7 @@ pub(crate) struct OfferAsk {
 }
 
 /// Accepts a route.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct AcceptAsk {
     /// The route.
     pub(crate) route: String,

@@ -2,12 +2,13 @@
 
 use anyhop::{Encoding, Posted};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::shown;
 
 /// Which topic.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct TopicQuery {
     /// Its name; empty for what goes to all nodes.
     #[serde(default)]
@@ -15,23 +16,18 @@ pub(crate) struct TopicQuery {
 }
 
 /// How a body is published.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PublishQuery {
     /// Where; empty for all nodes.
     #[serde(default)]
     pub(crate) topic: String,
     /// How the body is to be read.
-    #[serde(default = "utf8")]
+    #[serde(default = "super::utf8")]
     pub(crate) encoding: Encoding,
 }
 
-/// How bodies are read unless that is said.
-pub(super) fn utf8() -> Encoding {
-    Encoding::Utf8
-}
-
 /// What was published.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PublishReport {
     /// Where; empty for all nodes.
     pub(crate) topic: String,
@@ -46,7 +42,7 @@ pub(crate) struct PublishReport {
 }
 
 /// Head of a post; `size` bytes of data frames with its body follow.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PostTell {
     /// Who published it, base58.
     pub(crate) from: String,
@@ -84,7 +80,7 @@ impl PostTell {
 }
 
 /// A post for people and scripts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct PostReport {
     /// Who published it, base58.
     pub(crate) from: String,

@@ -15,6 +15,7 @@ mod job;
 mod lab;
 mod name;
 mod network;
+mod openapi;
 mod path;
 mod peers;
 mod ping;
@@ -68,6 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     // These need no state directory.
     match cli.command {
         Command::Completions { shell } => return completions::run(shell),
+        Command::Openapi => return openapi::run(),
         Command::Demo => return demo::run(output).await,
         Command::Lab { command } => return lab::run(output, command).await,
         _ => {}
@@ -115,9 +117,11 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Firewall { command } => firewall::run(&context, command).await,
         Command::Port { command } => port::run(&context, command).await,
         Command::Vpn { command } => vpn::run(&context, command).await,
-        Command::Up(_) | Command::Completions { .. } | Command::Demo | Command::Lab { .. } => {
-            Ok(())
-        }
+        Command::Up(_)
+        | Command::Completions { .. }
+        | Command::Openapi
+        | Command::Demo
+        | Command::Lab { .. } => Ok(()),
     }
 }
 

@@ -1,36 +1,39 @@
 //! Routes of the control API.
 //!
 //! Which network a request is about is said in its query, `network=NAME`, and read in one
-//! place: [`In`].
+//! place: [`In`]. Each route comes with what it does, takes and answers, see [`openapi`].
 
 mod firewall;
 mod job;
+mod message;
 mod network;
+mod openapi;
 mod ports;
+mod stream;
 mod topic;
 mod vpn;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhop::{DialError, Explanation, Message, NodeStatus, PeerAddr, Pong, SessionInfo};
+use anyhop::{DialError, Explanation, NodeStatus, PeerAddr, Pong, SessionInfo};
 use axum::{
     Json, Router,
     body::{Body, Bytes, to_bytes},
     extract::{FromRequestParts, Path, Query, Request, rejection::QueryRejection},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use super::{Daemon, Presence, bench, forward, inbox, pipe, server::upgrade, socks, trace};
+use self::openapi::{About, Routes};
+use super::{Daemon, Presence, trace};
 use crate::{
     api::{
-        BenchQuery, CatQuery, ConnectAsk, ExplainQuery, ExposeQuery, ForwardQuery, MessageQuery,
-        MessageReport, PathReport, PeerReport, PingAsk, Sent, SocksQuery, TraceQuery, TraceReport,
+        ConnectAsk, ExplainQuery, PathReport, PeerReport, PingAsk, TraceQuery, TraceReport,
         network::NetworkQuery,
     },
-    args::{MAX_BODY, MAX_TRACE_ROUNDS},
+    args::MAX_TRACE_ROUNDS,
     doctor::Report,
     error::{CliError, Code},
     spec::PeerOrAddr,
@@ -40,38 +43,85 @@ use crate::{
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
 /// Largest JSON body, bytes.
 const MAX_ASK: usize = 64 << 10;
+/// What a body is that is taken as it is.
+const BODY: &str = "the body of the message, at most 16 MiB";
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
 /// All routes.
 pub(super) fn router(daemon: Arc<Daemon>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/doctor", get(doctor))
-        .route("/v1/peers", get(peers))
-        .route("/v1/path/{peer}", get(path))
-        .route("/v1/resolve/{peer}", get(resolve))
-        .route("/v1/explain/{peer}", get(explain))
-        .route("/v1/trace/{peer}", get(trace_peer))
-        .route("/v1/connect", post(connect))
-        .route("/v1/ping", post(ping))
-        .route("/v1/send", post(send))
-        .route("/v1/request", post(request))
-        .route("/v1/recv", post(recv))
-        .route("/v1/cat/{peer}", post(cat))
-        .route("/v1/cat-listen", post(cat_listen))
-        .route("/v1/expose", post(expose))
-        .route("/v1/forward", post(forward))
-        .route("/v1/socks", post(socks))
-        .route("/v1/bench/{peer}", post(bench))
+    routes()
+        .into_router()
+        .fallback(no_such_route)
+        .with_state(daemon)
+}
+
+/// The OpenAPI document of all routes.
+pub(crate) fn document() -> Value {
+    routes().document()
+}
+
+fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/status",
+            status,
+            About::json::<NodeStatus>("What the node is and does"),
+        )
+        .get(
+            "/v1/doctor",
+            doctor,
+            About::json::<Report>("What keeps this host from connecting well; takes some seconds"),
+        )
+        .get(
+            "/v1/peers",
+            peers,
+            About::json::<Vec<SessionInfo>>("Sessions with their paths"),
+        )
+        .get(
+            "/v1/path/{peer}",
+            path,
+            About::json::<PathReport>("Paths to a peer, connecting if need be"),
+        )
+        .get(
+            "/v1/resolve/{peer}",
+            resolve,
+            About::json::<PeerReport>("Whom a name or a part of a PeerId means"),
+        )
+        .get(
+            "/v1/explain/{peer}",
+            explain,
+            About::json::<Explanation>("Why a peer is reached as it is, or is not")
+                .query::<ExplainQuery>(),
+        )
+        .get(
+            "/v1/trace/{peer}",
+            trace_peer,
+            About::json::<TraceReport>("Each hop of the way to a peer").query::<TraceQuery>(),
+        )
+        .post(
+            "/v1/connect",
+            connect,
+            About::json::<PathReport>("Connects to a peer").takes::<ConnectAsk>(),
+        )
+        .post(
+            "/v1/ping",
+            ping,
+            About::json::<Pong>("One round trip to a peer").takes::<PingAsk>(),
+        )
+        .get(
+            "/v1/openapi.json",
+            openapi,
+            About::json::<Map<String, Value>>("This document"),
+        )
+        .merge(message::routes())
+        .merge(stream::routes())
         .merge(network::routes())
         .merge(topic::routes())
         .merge(job::routes())
         .merge(ports::routes())
         .merge(vpn::routes())
         .merge(firewall::routes())
-        .fallback(no_such_route)
-        .with_state(daemon)
 }
 
 /// The daemon's presence in the network that a request names.
@@ -113,6 +163,10 @@ async fn no_such_route(request: Request) -> ApiError {
     let error = CliError::usage(format!("the daemon's control API has no {what}"))
         .hint("restart the daemon, so that it is of the command's version");
     ApiError(StatusCode::NOT_FOUND, error)
+}
+
+async fn openapi() -> Json<Value> {
+    Json(document())
 }
 
 async fn status(In(presence): In) -> Json<NodeStatus> {
@@ -203,154 +257,6 @@ async fn ping(In(presence): In, body: Body) -> Answer<Pong> {
     Ok(Json(presence.node.ping(peer, timeout).await?))
 }
 
-async fn send(
-    In(presence): In,
-    query: Result<Query<MessageQuery>, QueryRejection>,
-    body: Body,
-) -> Answer<Sent> {
-    let query = read_query(query)?;
-    let peer = presence.resolve(&query.peer)?;
-    let message = read_message(query, body).await?;
-    let bytes = message.body.len();
-    presence.node.send(peer, message).await?;
-    Ok(Json(Sent {
-        to: peer.to_base58(),
-        bytes,
-    }))
-}
-
-async fn request(
-    In(presence): In,
-    query: Result<Query<MessageQuery>, QueryRejection>,
-    body: Body,
-) -> Answer<MessageReport> {
-    let query = read_query(query)?;
-    let peer = presence.resolve(&query.peer)?;
-    let timeout = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
-    let message = read_message(query, body).await?;
-    let reply = presence
-        .node
-        .request(peer, message, timeout.min(MAX_WAIT))
-        .await?;
-    Ok(Json(MessageReport::new(peer, &reply, false)))
-}
-
-async fn recv(In(presence): In, request: Request) -> Result<Response, ApiError> {
-    let for_work = Arc::clone(&presence);
-    let response = upgrade(&presence.tasks, request, |reader, writer| async move {
-        inbox::serve(&for_work.inbox, reader, writer).await;
-    })?;
-    Ok(response)
-}
-
-async fn cat(
-    In(presence): In,
-    Path(peer): Path<String>,
-    query: Result<Query<CatQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let query = read_query(query)?;
-    let peer = presence.resolve(&peer)?;
-    let (send, recv) = presence.node.open_bi(peer, &query.protocol()).await?;
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        pipe::run(reader, writer, peer, send, recv)
-    })?;
-    Ok(response)
-}
-
-async fn cat_listen(
-    In(presence): In,
-    query: Result<Query<CatQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let protocol = read_query(query)?.protocol();
-    let listener = presence.node.accept(&protocol).map_err(|_| {
-        CliError::new(
-            Code::Refused,
-            format!("a `cat --listen` for {protocol:?} already waits on this node"),
-        )
-        .hint("tell listeners apart with --name N on both sides")
-    })?;
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        pipe::listen(reader, writer, listener)
-    })?;
-    Ok(response)
-}
-
-async fn expose(
-    In(presence): In,
-    query: Result<Query<ExposeQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let query = read_query(query)?;
-    let exposure = match (query.exit, &query.target) {
-        (true, None) => {
-            // Anybody is in a public network.
-            presence.private()?;
-            let reach = match query.allow_private {
-                true => forward::Reach::All,
-                false => forward::Reach::Public,
-            };
-            presence.exposed.add_exit(reach)?
-        }
-        (false, Some(target)) => {
-            let service = forward::Service::new(target.parse()?, query.udp);
-            presence.exposed.add(service)?
-        }
-        _ => return Err(CliError::usage("give either a target or `exit`").into()),
-    };
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        forward::expose(exposure, reader, writer)
-    })?;
-    Ok(response)
-}
-
-async fn forward(
-    In(presence): In,
-    query: Result<Query<ForwardQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let query = read_query(query)?;
-    let peer = presence.resolve(&query.peer)?;
-    let service = forward::Service::new(query.target.parse()?, query.udp);
-    let local = crate::spec::parse_local(&query.local)?;
-    let forward = forward::Forward::bind(presence.node.clone(), peer, service, local).await?;
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        forward.run(reader, writer)
-    })?;
-    Ok(response)
-}
-
-async fn socks(
-    In(presence): In,
-    query: Result<Query<SocksQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let query = read_query(query)?;
-    let exit = query.exit.map(|exit| presence.resolve(&exit)).transpose()?;
-    let listen = crate::spec::parse_local(&query.listen)?;
-    let proxy = socks::Proxy::bind(Arc::clone(&presence), exit, listen).await?;
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        proxy.run(reader, writer)
-    })?;
-    Ok(response)
-}
-
-async fn bench(
-    In(presence): In,
-    Path(peer): Path<String>,
-    query: Result<Query<BenchQuery>, QueryRejection>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let query = bench::check(read_query(query)?)?;
-    let peer = presence.resolve(&peer)?;
-    let run = bench::Run::open(presence.node.clone(), peer, query).await?;
-    let response = upgrade(&presence.tasks, request, move |reader, writer| {
-        run.report(reader, writer)
-    })?;
-    Ok(response)
-}
-
 fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, CliError> {
     match query {
         Ok(Query(query)) => Ok(query),
@@ -365,14 +271,6 @@ async fn read_ask<T: DeserializeOwned>(body: Body) -> Result<T, CliError> {
 async fn read_ask_up_to<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, CliError> {
     let body = read_body(body, limit).await?;
     serde_json::from_slice(&body).map_err(|e| CliError::usage(format!("bad JSON: {e}")))
-}
-
-async fn read_message(query: MessageQuery, body: Body) -> Result<Message, CliError> {
-    Ok(Message {
-        kind: query.kind,
-        encoding: query.encoding,
-        body: read_body(body, MAX_BODY).await?,
-    })
 }
 
 async fn read_body(body: Body, limit: usize) -> Result<Bytes, CliError> {

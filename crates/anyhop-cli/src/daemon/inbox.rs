@@ -3,6 +3,9 @@
 //! Messages wait in the node's inbox. A command takes one at a time and settles it
 //! after it was printed; a message whose command left before that goes back to the
 //! front, so that a killed `recv` may show one twice to its successor but loses none.
+//! Programs without frames read them as events, see [`events`].
+
+pub(super) mod events;
 
 use std::{
     collections::VecDeque,
@@ -28,6 +31,8 @@ pub(super) struct Inbox {
     node: Node,
     returned: Mutex<VecDeque<Received>>,
     given_back: Notify,
+    /// Requests that events told.
+    waiting: Mutex<events::Waiting>,
 }
 
 impl Inbox {
@@ -37,12 +42,18 @@ impl Inbox {
             node,
             returned: Mutex::default(),
             given_back: Notify::new(),
+            waiting: Mutex::default(),
         }
     }
 
     fn returned(&self) -> MutexGuard<'_, VecDeque<Received>> {
         // The queue is whole after every single operation on it.
         self.returned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, events::Waiting> {
+        // The same.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_back(&self, message: Received) {

@@ -10,7 +10,7 @@
 //! listen    ports that stay the same
 //! events    what happens on nodes, told
 //! server    the control socket and its limits
-//! api       routes that answer with a value; `api::network` those of private networks
+//! api       routes, each with its description; `api::openapi` what these make together
 //! join      `network join`: how it goes
 //! pipe      `cat`: a stream over an upgraded connection
 //! inbox     `recv`: messages, none lost between daemon and command
@@ -56,6 +56,7 @@ use std::sync::Arc;
 use anyhop::{HostJournal, Keypair};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use api::document as openapi;
 pub(crate) use enter::Settings;
 pub(crate) use run::run;
 

@@ -17,12 +17,13 @@ mod probe;
 mod site;
 
 use anyhop::{NatStatus, Node};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::state::StateDir;
 
 /// What was found.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Whether no check failed.
     pub(crate) ok: bool,
@@ -35,7 +36,7 @@ pub(crate) struct Report {
 }
 
 /// One thing examined.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub(crate) struct Check {
     /// Its name; a contract, see `docs/cli.md`.
     pub(crate) check: String,
@@ -50,7 +51,7 @@ pub(crate) struct Check {
 }
 
 /// How one thing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     /// Good.

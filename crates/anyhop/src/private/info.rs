@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Who may be in a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkKind {
     /// Everybody who knows its name.
@@ -14,6 +15,7 @@ pub enum NetworkKind {
 
 /// A network that a node is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkInfo {
     /// Its name.
     pub network: String,
@@ -32,6 +34,7 @@ pub struct NetworkInfo {
 
 /// A member of a private network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberInfo {
     /// Who, base58.
     pub peer_id: String,
@@ -59,6 +62,7 @@ pub struct MemberInfo {
 
 /// Who waits to be admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RequestInfo {
     /// Who, base58.
     pub peer_id: String,
@@ -70,6 +74,7 @@ pub struct RequestInfo {
 
 /// An invitation that was given out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Invited {
     /// The text to hand over. Whoever has it can join.
     pub invite: String,

@@ -10,6 +10,7 @@ use crate::PathInfo;
 
 /// A snapshot of a packet plane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VpnStatus {
     /// Name of its interface.
     pub interface: String,
@@ -33,6 +34,7 @@ pub struct VpnStatus {
 
 /// A peer on a packet plane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VpnPeerStatus {
     /// Who.
     pub peer_id: String,

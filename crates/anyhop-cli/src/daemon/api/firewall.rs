@@ -2,27 +2,45 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Json, body::Body, extract::State};
 
-use super::{Answer, In, read_ask, vpn::private};
+use super::{About, Answer, In, Routes, read_ask, vpn::private};
 use crate::{
-    api::firewall::{FirewallReport, RuleReport, TestReport},
+    api::firewall::{
+        AddAsk, DefaultAsk, FirewallReport, RemoveAsk, RuleReport, TestAsk, TestReport,
+    },
     daemon::Daemon,
 };
 
 /// All of them.
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/firewall", get(list))
-        .route("/v1/firewall/add", post(add))
-        .route("/v1/firewall/remove", post(remove))
-        .route("/v1/firewall/default", post(default))
-        .route("/v1/firewall/test", post(test))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/firewall",
+            list,
+            About::json::<FirewallReport>("Rules, in the order in which they are looked at"),
+        )
+        .post(
+            "/v1/firewall/add",
+            add,
+            About::json::<RuleReport>("Adds a rule").takes::<AddAsk>(),
+        )
+        .post(
+            "/v1/firewall/remove",
+            remove,
+            About::json::<RuleReport>("Removes a rule").takes::<RemoveAsk>(),
+        )
+        .post(
+            "/v1/firewall/default",
+            default,
+            About::json::<FirewallReport>("Says what becomes of packets that no rule is about")
+                .takes::<DefaultAsk>(),
+        )
+        .post(
+            "/v1/firewall/test",
+            test,
+            About::json::<TestReport>("What becomes of a packet").takes::<TestAsk>(),
+        )
 }
 
 async fn list(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<FirewallReport> {

@@ -1,21 +1,20 @@
 //! Jobs: calls for bids, bids, and the work.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use anyhop::{JobId, JobSpec, JobWatch};
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{Query, Request, rejection::QueryRejection},
     response::{
         Response, Sse,
         sse::{Event, KeepAlive},
     },
-    routing::{get, post},
 };
 use futures_util::{Stream, stream};
 
-use super::{Answer, ApiError, Daemon, In, MAX_BODY, MAX_WAIT, read_body, read_query, upgrade};
+use super::{About, Answer, ApiError, BODY, In, MAX_WAIT, Routes, read_body, read_query};
 use crate::{
     api::{
         MessageReport,
@@ -25,18 +24,58 @@ use crate::{
         },
         topic::TopicQuery,
     },
+    args::MAX_BODY,
     client::{Reader, Writer},
+    daemon::server::upgrade,
     error::CliError,
 };
 
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/jobs/publish", post(publish))
-        .route("/v1/jobs/bids", get(bids))
-        .route("/v1/jobs/watch", get(events).post(watch))
-        .route("/v1/jobs/bid", post(bid))
-        .route("/v1/jobs/award", post(award))
-        .route("/v1/jobs/close", post(close))
+/// All of them.
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .post(
+            "/v1/jobs/publish",
+            publish,
+            About::json::<OwnJobReport>("Publishes a job and takes bids")
+                .query::<JobQuery>()
+                .takes_bytes(BODY),
+        )
+        .get(
+            "/v1/jobs/bids",
+            bids,
+            About::json::<Vec<BidReport>>("Bids on an own job, when there are enough")
+                .query::<BidsQuery>(),
+        )
+        .get(
+            "/v1/jobs/watch",
+            events,
+            About::events::<JobReport>("Jobs of others on a topic", "job").query::<TopicQuery>(),
+        )
+        .post(
+            "/v1/jobs/watch",
+            watch,
+            About::frames("Jobs of others on a topic", "a JSON frame for each")
+                .query::<TopicQuery>(),
+        )
+        .post(
+            "/v1/jobs/bid",
+            bid,
+            About::json::<BidPlaced>("Bids on a job")
+                .query::<BidQuery>()
+                .takes_bytes(BODY),
+        )
+        .post(
+            "/v1/jobs/award",
+            award,
+            About::json::<MessageReport>("Hands the work to a bidder and waits for its result")
+                .query::<AwardQuery>()
+                .takes_bytes(BODY),
+        )
+        .post(
+            "/v1/jobs/close",
+            close,
+            About::json::<JobIdQuery>("Takes no more bids").query::<JobIdQuery>(),
+        )
 }
 
 async fn publish(

@@ -7,14 +7,13 @@ use anyhop::{
     NetworkName, OptOuts, PeerAddr, PeerId, RequestInfo, SwarmKey,
 };
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{Request, State},
     response::Response,
-    routing::{get, post},
 };
 
-use super::{Answer, ApiError, In, read_ask, read_ask_up_to};
+use super::{About, Answer, ApiError, In, Routes, read_ask, read_ask_up_to};
 use crate::{
     api::network::{
         AdminAsk, BackupReport, CreateAsk, Every, ExportAsk, ImportAsk, InviteAsk, JoinAsk,
@@ -34,28 +33,129 @@ use crate::{
 };
 
 /// All of them.
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/networks", get(list))
-        .route("/v1/networks/create", post(create))
-        .route("/v1/networks/import", post(import))
-        .route("/v1/networks/join", post(join))
-        .route("/v1/networks/public", post(join_public))
-        .route("/v1/network", get(show))
-        .route("/v1/network/invite", post(invite))
-        .route("/v1/network/requests", get(requests))
-        .route("/v1/network/approve", post(approve))
-        .route("/v1/network/deny", post(deny))
-        .route("/v1/network/members", get(members))
-        .route("/v1/network/rename", post(rename))
-        .route("/v1/network/renew", post(renew))
-        .route("/v1/network/admin", post(admin))
-        .route("/v1/network/set", post(set))
-        .route("/v1/network/revoke", post(revoke))
-        .route("/v1/network/rotate", post(rotate))
-        .route("/v1/network/export", post(export))
-        .route("/v1/network/swarm_key", get(swarm_key))
-        .route("/v1/network/leave", post(leave))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/networks",
+            list,
+            About::json::<Vec<NetworkReport>>("All networks of the daemon"),
+        )
+        .post(
+            "/v1/networks/create",
+            create,
+            About::json::<NetworkReport>("Founds a private network").takes::<CreateAsk>(),
+        )
+        .post(
+            "/v1/networks/import",
+            import,
+            About::json::<NetworkReport>("Restores a private network from a backup")
+                .takes::<ImportAsk>(),
+        )
+        .post(
+            "/v1/networks/join",
+            join,
+            About::frames(
+                "Joins a private network",
+                "JSON frames that tell how it goes; the last is `{\"joined\":{..}}`",
+            )
+            .takes::<JoinAsk>(),
+        )
+        .post(
+            "/v1/networks/public",
+            join_public,
+            About::json::<JoinReport>("Enters a public network").takes::<PublicAsk>(),
+        )
+        .merge(of_one())
+        .merge(of_members())
+}
+
+/// Those of one network.
+fn of_one() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/network",
+            show,
+            About::json::<NetworkReport>("One network"),
+        )
+        .post(
+            "/v1/network/invite",
+            invite,
+            About::json::<Invited>("Makes an invitation").takes::<InviteAsk>(),
+        )
+        .post(
+            "/v1/network/rotate",
+            rotate,
+            About::json::<RotateReport>(
+                "Starts an epoch of the swarm key, or says how often one starts",
+            )
+            .takes::<RotateAsk>(),
+        )
+        .post(
+            "/v1/network/export",
+            export,
+            About::json::<BackupReport>("A backup for the owner to keep").takes::<ExportAsk>(),
+        )
+        .get(
+            "/v1/network/swarm_key",
+            swarm_key,
+            About::json::<SwarmKeyReport>("The swarm key, a secret"),
+        )
+        .post(
+            "/v1/network/leave",
+            leave,
+            About::json::<LeaveReport>("Leaves a network"),
+        )
+}
+
+/// Those of members.
+fn of_members() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/network/requests",
+            requests,
+            About::json::<Vec<RequestInfo>>("Who waits to be admitted"),
+        )
+        .post(
+            "/v1/network/approve",
+            approve,
+            About::json::<MemberReport>("Admits who waits").takes::<PeerAsk>(),
+        )
+        .post(
+            "/v1/network/deny",
+            deny,
+            About::json::<MemberReport>("Turns away who waits").takes::<PeerAsk>(),
+        )
+        .get(
+            "/v1/network/members",
+            members,
+            About::json::<Vec<MemberInfo>>("Members"),
+        )
+        .post(
+            "/v1/network/rename",
+            rename,
+            About::json::<MemberReport>("Gives a member another name").takes::<RenameAsk>(),
+        )
+        .post(
+            "/v1/network/renew",
+            renew,
+            About::json::<MemberReport>("Gives a member a certificate that ends at another time")
+                .takes::<RenewAsk>(),
+        )
+        .post(
+            "/v1/network/admin",
+            admin,
+            About::json::<MemberReport>("Appoints an admin, or ends its term").takes::<AdminAsk>(),
+        )
+        .post(
+            "/v1/network/set",
+            set,
+            About::json::<SetReport>("Changes what a member does for others").takes::<SetAsk>(),
+        )
+        .post(
+            "/v1/network/revoke",
+            revoke,
+            About::json::<MemberReport>("Ends a membership").takes::<PeerAsk>(),
+        )
 }
 
 async fn list(State(daemon): State<Arc<Daemon>>) -> Json<Vec<NetworkReport>> {

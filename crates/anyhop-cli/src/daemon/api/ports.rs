@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Json, body::Body, extract::State};
 
-use super::{Answer, In, read_ask, vpn::private};
+use super::{About, Answer, In, Routes, read_ask, vpn::private};
 use crate::{
     api::{PortAsk, PortMapAsk, PortReport},
     daemon::{Daemon, enter::to_the_end},
 };
 
 /// All of them.
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/ports", get(list))
-        .route("/v1/ports/map", post(map))
-        .route("/v1/ports/unmap", post(unmap))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/ports",
+            list,
+            About::json::<Vec<PortReport>>("Ports of this host that are ports of members"),
+        )
+        .post(
+            "/v1/ports/map",
+            map,
+            About::json::<PortReport>("Makes a port of this host one of a member")
+                .takes::<PortMapAsk>(),
+        )
+        .post(
+            "/v1/ports/unmap",
+            unmap,
+            About::json::<PortReport>("Ends that").takes::<PortAsk>(),
+        )
 }
 
 async fn list(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<Vec<PortReport>> {

@@ -1,31 +1,56 @@
 //! Topics: publishing, and posts as they come.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use anyhop::{Posted, Subscription, TopicInfo};
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{Query, Request, rejection::QueryRejection},
     response::{
         Response, Sse,
         sse::{Event, KeepAlive},
     },
-    routing::{get, post},
 };
 use futures_util::{Stream, stream};
 
-use super::{Answer, ApiError, Daemon, In, MAX_BODY, read_body, read_query, upgrade};
+use super::{About, Answer, ApiError, BODY, In, Routes, read_body, read_query};
 use crate::{
     api::topic::{PostReport, PostTell, PublishQuery, PublishReport, TopicQuery},
+    args::MAX_BODY,
     client::{Reader, Writer},
+    daemon::server::upgrade,
 };
 
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/topics", get(topics))
-        .route("/v1/publish", post(publish))
-        .route("/v1/subscribe", get(events).post(subscribe))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/topics",
+            topics,
+            About::json::<Vec<TopicInfo>>("Topics that the node is on"),
+        )
+        .post(
+            "/v1/publish",
+            publish,
+            About::json::<PublishReport>("Publishes on a topic, or to all")
+                .query::<PublishQuery>()
+                .takes_bytes(BODY),
+        )
+        .get(
+            "/v1/subscribe",
+            events,
+            About::events::<PostReport>("What is published on a topic, or to all", "post")
+                .query::<TopicQuery>(),
+        )
+        .post(
+            "/v1/subscribe",
+            subscribe,
+            About::frames(
+                "What is published on a topic, or to all",
+                "for each post a JSON frame, then data frames with its body",
+            )
+            .query::<TopicQuery>(),
+        )
 }
 
 async fn topics(In(presence): In) -> Json<Vec<TopicInfo>> {

@@ -3,29 +3,55 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhop::{VpnMode, VpnOptions};
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    routing::{get, post},
-};
+use axum::{Json, body::Body, extract::State};
 
-use super::{Answer, In, read_ask};
+use super::{About, Answer, In, Routes, read_ask};
 use crate::{
-    api::{VpnReport, VpnUpAsk, routes::RoutesReport},
+    api::{
+        VpnReport, VpnUpAsk,
+        routes::{AcceptAsk, OfferAsk, RoutesReport},
+    },
     daemon::{Daemon, Presence},
     error::CliError,
 };
 
 /// All of them.
-pub(super) fn routes() -> Router<Arc<Daemon>> {
-    Router::new()
-        .route("/v1/vpn", get(status))
-        .route("/v1/vpn/up", post(up))
-        .route("/v1/vpn/down", post(down))
-        .route("/v1/vpn/routes", get(routes_shown))
-        .route("/v1/vpn/offer", post(offer))
-        .route("/v1/vpn/accept", post(accept))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/vpn",
+            status,
+            About::json::<VpnReport>("What the VPN carries for whom"),
+        )
+        .post(
+            "/v1/vpn/up",
+            up,
+            About::json::<VpnReport>("Starts the VPN").takes::<VpnUpAsk>(),
+        )
+        .post(
+            "/v1/vpn/down",
+            down,
+            About::json::<VpnReport>("Stops the VPN"),
+        )
+        .get(
+            "/v1/vpn/routes",
+            routes_shown,
+            About::json::<RoutesReport>(
+                "What is reached over members, and what they reach over this host",
+            ),
+        )
+        .post(
+            "/v1/vpn/offer",
+            offer,
+            About::json::<RoutesReport>("Offers a route to members, or does so no more")
+                .takes::<OfferAsk>(),
+        )
+        .post(
+            "/v1/vpn/accept",
+            accept,
+            About::json::<RoutesReport>("Accepts a route of a member, or does so no more")
+                .takes::<AcceptAsk>(),
+        )
 }
 
 async fn status(State(daemon): State<Arc<Daemon>>, In(presence): In) -> Answer<VpnReport> {
