@@ -11,17 +11,14 @@
 //! Rules can be changed whether packets are carried or not, and hold at once where they are.
 //! A file that cannot be read keeps `vpn up` from opening what it closed.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhop::{
     Direction, MAX_LOCAL_RULES, Opening, PolicyChange, PrivateNetwork, Rule, RuleSet, RuleSource,
     Rules, Verdict, Who,
 };
 
-use super::Presence;
+use super::{Presence, kept};
 use crate::{
     api::firewall::{
         AddAsk, DefaultAsk, FirewallReport, RemoveAsk, RuleReport, TestAsk, TestReport,
@@ -55,30 +52,12 @@ impl Default for LocalRules {
 impl LocalRules {
     /// Those of a network's folder; none when nothing was said.
     pub(super) fn read(folder: &Path) -> Result<Self, CliError> {
-        let path = folder.join(FILE);
-        let unusable = |why: String| {
-            let message = format!("{} is unusable: {why}", path.display());
-            CliError::new(Code::StateDir, message)
-                .hint("correct the file; without it everything is let in that the network allows")
-        };
-        match fs::metadata(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Ok(m) if m.len() > MAX_FILE => return Err(unusable("it is too large".to_owned())),
-            _ => {}
-        }
-        let text = fs::read_to_string(&path).map_err(|e| unusable(e.to_string()))?;
-        Self::parse(&text).map_err(unusable)
+        let hint = "correct the file; without it everything is let in that the network allows";
+        kept::read(&folder.join(FILE), MAX_FILE, hint, Self::parse)
     }
 
     fn write(&self, folder: &Path) -> Result<(), CliError> {
-        let path = folder.join(FILE);
-        let written = anyhop_base::fs::create_private_dir(folder)
-            .and_then(|()| anyhop_base::fs::write_atomic(&path, self.text().as_bytes(), 0o600));
-        written.map_err(|e| {
-            let message = format!("cannot write {}: {e}", path.display());
-            CliError::new(Code::StateDir, message)
-                .hint("check the directory's owner and permissions; the rules are as they were")
-        })
+        kept::write(folder, FILE, &self.text(), "the rules")
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -22,6 +22,7 @@
 //! firewall  which of them pass
 //! routes    where else they go: subnets and exit nodes
 //! ports     `port`: ports of this machine that are members'
+//! kept      files of what firewall, routes and ports were told
 //! names     names of their members, for the host's resolver
 //! ```
 //!
@@ -37,6 +38,7 @@ mod firewall;
 mod forward;
 mod inbox;
 mod join;
+mod kept;
 mod listen;
 mod names;
 mod networks;

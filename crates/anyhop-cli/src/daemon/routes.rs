@@ -17,7 +17,7 @@
 //!   cannot be changed are not made.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -34,7 +34,7 @@ use anyhop_os::{
 };
 use serde_json::{Value, json};
 
-use super::Presence;
+use super::{Presence, kept};
 use crate::{
     api::routes::{AcceptAsk, OfferAsk, OfferReport, RouteReport, RoutesReport},
     error::{CliError, Code},
@@ -128,29 +128,12 @@ struct Offer {
 
 impl Routes {
     fn read(folder: &Path) -> Result<Self, CliError> {
-        let path = folder.join(FILE);
-        let unusable = |why: String| {
-            let message = format!("{} is unusable: {why}", path.display());
-            CliError::new(Code::StateDir, message).hint("correct the file, or remove it")
-        };
-        match fs::metadata(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Ok(m) if m.len() > MAX_FILE => return Err(unusable("it is too large".to_owned())),
-            _ => {}
-        }
-        let text = fs::read_to_string(&path).map_err(|e| unusable(e.to_string()))?;
-        Self::parse(&text).map_err(unusable)
+        let hint = "correct the file, or remove it";
+        kept::read(&folder.join(FILE), MAX_FILE, hint, Self::parse)
     }
 
     fn write(&self, folder: &Path) -> Result<(), CliError> {
-        let path = folder.join(FILE);
-        let written = anyhop_base::fs::create_private_dir(folder)
-            .and_then(|()| anyhop_base::fs::write_atomic(&path, self.text().as_bytes(), 0o600));
-        written.map_err(|e| {
-            let message = format!("cannot write {}: {e}", path.display());
-            CliError::new(Code::StateDir, message)
-                .hint("check the directory's owner and permissions; the routes are as they were")
-        })
+        kept::write(folder, FILE, &self.text(), "the routes")
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -37,8 +37,6 @@ use crate::{
 const MAX_CONNECTIONS: usize = 1024;
 /// Time to say what is wanted.
 const ASK_TIME: Duration = Duration::from_secs(10);
-/// Failures that wait to be told; more are only logged.
-const NOTICE_QUEUE: usize = 64;
 /// Pause after a failed accept, which is out of file descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -88,28 +86,13 @@ impl Proxy {
     }
 
     /// Serves until the command leaves; its connections end with it.
-    pub(super) async fn run(self, mut reader: Reader, mut writer: Writer) {
-        let ready = Notice::Ready {
-            exposed: None,
-            local: Some(self.local.to_string()),
+    pub(super) async fn run(self, reader: Reader, writer: Writer) {
+        let local = self.local;
+        let work = |notices| async {
+            self.serve(notices).await;
+            Ok(())
         };
-        if writer.json(&ready).await.is_err() {
-            return;
-        }
-        let (notices, mut due) = mpsc::channel(NOTICE_QUEUE);
-        let telling = async {
-            while let Some(notice) = due.recv().await {
-                if writer.json(&notice).await.is_err() {
-                    break;
-                }
-            }
-        };
-        tokio::select! {
-            () = self.serve(notices) => {}
-            () = telling => {}
-            // The command says nothing: what comes is its end.
-            _ = reader.next() => {}
-        }
+        forward::tell_work(local, reader, writer, work).await;
     }
 
     async fn serve(self, notices: mpsc::Sender<Notice>) {

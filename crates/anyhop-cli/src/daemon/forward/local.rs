@@ -19,8 +19,6 @@ use crate::{
 
 /// Datagrams of one flow that wait for its stream; more are dropped.
 const FLOW_QUEUE: usize = 256;
-/// Failures that wait to be told; more are only logged.
-const NOTICE_QUEUE: usize = 64;
 /// Pause after a failed accept, which is out of file descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -88,37 +86,14 @@ impl Forward {
     }
 
     /// Forwards until the command leaves; its connections end with it.
-    pub(in crate::daemon) async fn run(self, mut reader: Reader, mut writer: Writer) {
-        let ready = Notice::Ready {
-            exposed: None,
-            local: Some(self.local.to_string()),
-        };
-        if writer.json(&ready).await.is_err() {
-            return;
-        }
-        let (notices, mut due) = mpsc::channel(NOTICE_QUEUE);
-        let forwarding = async {
+    pub(in crate::daemon) async fn run(self, reader: Reader, writer: Writer) {
+        let work = |notices| async {
             match self.socket {
                 Socket::Tcp(listener) => forward_tcp(self.way, listener, notices).await,
                 Socket::Udp(socket) => forward_udp(self.way, socket, notices).await,
             }
         };
-        let telling = async {
-            while let Some(notice) = due.recv().await {
-                if writer.json(&notice).await.is_err() {
-                    break;
-                }
-            }
-        };
-        let ended = tokio::select! {
-            ended = forwarding => ended,
-            () = telling => return,
-            // The command says nothing: what comes is its end.
-            _ = reader.next() => return,
-        };
-        if let Err(e) = ended {
-            let _ = writer.error(e).await;
-        }
+        super::tell_work(self.local, reader, writer, work).await;
     }
 }
 

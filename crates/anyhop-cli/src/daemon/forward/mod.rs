@@ -20,22 +20,30 @@ mod tcp;
 mod udp;
 mod wire;
 
-use std::fmt;
+use std::{fmt, net::SocketAddr};
 
 use anyhop::{Node, PeerId, RecvStream, SendStream};
+use tokio::sync::mpsc;
 
 pub(super) use exit::Reach;
 pub(super) use expose::{Exposed, expose, serve};
 pub(super) use local::Forward;
 pub(super) use tcp::splice;
 
-use crate::{error::CliError, spec::Target};
+use crate::{
+    api::Notice,
+    client::{Reader, Writer},
+    error::CliError,
+    spec::Target,
+};
 
 /// Name of the protocol.
 pub(super) const PROTOCOL: &str = "forward/1";
 
 /// Connections or flows at once of one `forward`, and over all exposed services.
 const MAX_FLOWS: usize = 1024;
+/// Failures that wait to be told; more are only logged.
+const NOTICE_QUEUE: usize = 64;
 
 /// What is exposed and asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -75,6 +83,43 @@ impl fmt::Display for Wanted {
             Self::Port(port) => write!(f, "port {port}"),
             Self::Exit(target) => write!(f, "{target} as an exit"),
         }
+    }
+}
+
+/// Tells a command where a socket listens, then what happens there, until the work on it is
+/// done or the command leaves.
+pub(super) async fn tell_work<F, Fut>(
+    local: SocketAddr,
+    mut reader: Reader,
+    mut writer: Writer,
+    work: F,
+) where
+    F: FnOnce(mpsc::Sender<Notice>) -> Fut,
+    Fut: Future<Output = Result<(), CliError>>,
+{
+    let ready = Notice::Ready {
+        exposed: None,
+        local: Some(local.to_string()),
+    };
+    if writer.json(&ready).await.is_err() {
+        return;
+    }
+    let (notices, mut due) = mpsc::channel(NOTICE_QUEUE);
+    let telling = async {
+        while let Some(notice) = due.recv().await {
+            if writer.json(&notice).await.is_err() {
+                break;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = work(notices) => ended,
+        () = telling => return,
+        // The command says nothing: what comes is its end.
+        _ = reader.next() => return,
+    };
+    if let Err(e) = ended {
+        let _ = writer.error(e).await;
     }
 }
 

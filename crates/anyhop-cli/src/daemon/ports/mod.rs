@@ -283,12 +283,7 @@ mod tests {
     use super::*;
 
     fn map(protocol: Protocol, listen: &str) -> PortMap {
-        PortMap {
-            protocol,
-            listen: listen.parse().expect("valid"),
-            peer: PeerId::random(),
-            port: 80,
-        }
+        store::map(protocol, listen, 80)
     }
 
     #[test]

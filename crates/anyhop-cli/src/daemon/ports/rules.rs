@@ -182,15 +182,10 @@ fn learning_interfaces() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Protocol;
+    use crate::{daemon::ports::store, spec::Protocol};
 
     fn map(protocol: Protocol, listen: &str) -> PortMap {
-        PortMap {
-            protocol,
-            listen: listen.parse().expect("valid"),
-            peer: PeerId::random(),
-            port: 8080,
-        }
+        store::map(protocol, listen, 8080)
     }
 
     fn addresses(_: PeerId) -> Vec<IpAddr> {

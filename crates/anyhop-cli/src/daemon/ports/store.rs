@@ -1,14 +1,11 @@
 //! Maps of ports in the network's folder, so that they are back after a restart.
 
-use std::{fs, io, net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path};
 
 use anyhop::PeerId;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    error::{CliError, Code},
-    spec::Protocol,
-};
+use crate::{daemon::kept, error::CliError, spec::Protocol};
 
 /// Maps of one network: each is some rules that the first packet of a flow passes.
 pub(super) const MAX_MAPS: usize = 256;
@@ -48,40 +45,34 @@ struct Stored {
 
 /// What is kept; nothing when there is no file.
 pub(super) fn read(folder: &Path) -> Result<Vec<PortMap>, CliError> {
-    let path = folder.join(FILE);
-    let unusable = |why: String| {
-        let message = format!("{} is unusable: {why}", path.display());
-        CliError::new(Code::StateDir, message)
-            .hint("correct the file, or remove it and map the ports again")
-    };
-    match fs::metadata(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Ok(m) if m.len() > MAX_FILE => return Err(unusable("it is too large".to_owned())),
-        _ => {}
-    }
-    let text = fs::read(&path).map_err(|e| unusable(e.to_string()))?;
-    let file: File = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
+    let hint = "correct the file, or remove it and map the ports again";
+    kept::read(&folder.join(FILE), MAX_FILE, hint, parse)
+}
+
+/// Keeps them.
+pub(super) fn write(folder: &Path, maps: &[PortMap]) -> Result<(), CliError> {
+    kept::write(folder, FILE, &text(maps), "the maps")
+}
+
+fn parse(text: &str) -> Result<Vec<PortMap>, String> {
+    let file: File = serde_json::from_str(text).map_err(|e| e.to_string())?;
     if file.version != VERSION || file.maps.len() > MAX_MAPS {
         let (version, maps) = (file.version, file.maps.len());
-        return Err(unusable(format!(
-            "it has version {version} and {maps} maps"
-        )));
+        return Err(format!("it has version {version} and {maps} maps"));
     }
     let map = |stored: Stored| {
         let peer = stored.peer_id.parse();
         Ok(PortMap {
             protocol: stored.protocol,
             listen: stored.listen,
-            peer: peer.map_err(|e| unusable(format!("{:?}: {e}", stored.peer_id)))?,
+            peer: peer.map_err(|e| format!("{:?}: {e}", stored.peer_id))?,
             port: stored.port,
         })
     };
     file.maps.into_iter().map(map).collect()
 }
 
-/// Keeps them.
-pub(super) fn write(folder: &Path, maps: &[PortMap]) -> Result<(), CliError> {
-    let path = folder.join(FILE);
+fn text(maps: &[PortMap]) -> String {
     let stored = maps.iter().map(|map| Stored {
         protocol: map.protocol,
         listen: map.listen,
@@ -92,30 +83,33 @@ pub(super) fn write(folder: &Path, maps: &[PortMap]) -> Result<(), CliError> {
         version: VERSION,
         maps: stored.collect(),
     };
-    let written = serde_json::to_vec_pretty(&file)
-        .map_err(io::Error::from)
-        .and_then(|text| anyhop_base::fs::write_atomic(&path, &text, 0o600));
-    written.map_err(|e| {
-        let message = format!("cannot write {}: {e}", path.display());
-        CliError::new(Code::StateDir, message).hint("check the directory's owner and permissions")
-    })
+    serde_json::to_string_pretty(&file).expect("strings and numbers are JSON")
+}
+
+/// One for tests.
+#[cfg(test)]
+pub(super) fn map(protocol: Protocol, listen: &str, port: u16) -> PortMap {
+    PortMap {
+        protocol,
+        listen: listen.parse().expect("valid"),
+        peer: PeerId::random(),
+        port,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::error::Code;
 
     #[test]
     fn maps_survive_the_file_and_a_damaged_one_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
         assert_eq!(read(dir.path()), Ok(Vec::new()));
         let maps: Vec<_> = [(Protocol::Tcp, "127.0.0.1:80"), (Protocol::Udp, "[::]:53")]
-            .map(|(protocol, listen)| PortMap {
-                protocol,
-                listen: listen.parse().expect("valid"),
-                peer: PeerId::random(),
-                port: 8080,
-            })
+            .map(|(protocol, listen)| map(protocol, listen, 8080))
             .into();
         write(dir.path(), &maps).expect("writable");
         assert_eq!(read(dir.path()), Ok(maps));
