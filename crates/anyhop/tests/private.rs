@@ -125,6 +125,23 @@ fn epoch(node: &Node) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_closed_right_after_joining_knows_the_others_when_it_is_back() {
+    let mut lab = Lab::new(15).await;
+    let invite = lab.invite(InviteOptions::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let network = invited(&invite, "a").stored_in(dir.path()).unwrap();
+    let folder = PrivateNetwork::folder(dir.path(), network.id());
+    let host = lab.host("a", NatConfig::full_cone());
+    let a = start(&host, keypair(9), network).await;
+    let members = ["a", "owner"];
+    eventually("a knows the owner", MINUTE, || names(&a) == members).await;
+    a.close().await;
+    lab.owner.close().await;
+    let a = start(&host, keypair(9), PrivateNetwork::load(&folder).unwrap()).await;
+    assert_eq!(names(&a), members);
+}
+
+#[tokio::test(start_paused = true)]
 async fn five_members_behind_nats_join_talk_and_rotate() {
     let mut lab = Lab::new(1).await;
     let mut homes = Vec::new();

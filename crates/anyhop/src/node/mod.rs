@@ -767,5 +767,6 @@ impl Node {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        self.0.store_what_waits().await;
     }
 }

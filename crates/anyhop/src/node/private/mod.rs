@@ -9,7 +9,7 @@
 //! - **Failure**: who is no member any more loses its sessions. What this node signs, the keys
 //!   that it makes and the uses of its invitations are on the disk before anybody hears of
 //!   them ([`Inner::store`]), written where that holds up no other task. What others know,
-//!   too, follows: keys at once, statements within [`SAVE_DELAY`].
+//!   too, follows: keys at once, statements within [`SAVE_DELAY`] and when the node is closed.
 
 mod admit;
 mod greet;
@@ -232,9 +232,23 @@ impl Inner {
                 self.look_at_private(private).await;
             }
             let save_due = private.state().save_at.is_some_and(|at| at <= now);
-            if save_due && let Err(e) = self.store(|_, _| {}).await {
-                tracing::warn!(error = %e, "what is known of the network is not stored");
+            if save_due {
+                self.store_what_is_known().await;
             }
+        }
+    }
+
+    /// Stores what is due later: of a node that stops.
+    pub(super) async fn store_what_waits(self: &Arc<Self>) {
+        let waits = |p: &Private| p.state().save_at.is_some();
+        if self.private.as_ref().is_some_and(waits) {
+            self.store_what_is_known().await;
+        }
+    }
+
+    async fn store_what_is_known(self: &Arc<Self>) {
+        if let Err(e) = self.store(|_, _| {}).await {
+            tracing::warn!(error = %e, "what is known of the network is not stored");
         }
     }
 
