@@ -10,6 +10,7 @@ mod reset;
 mod sealed;
 mod swarm;
 mod tls;
+mod turns;
 
 use std::{
     net::SocketAddr,
@@ -22,7 +23,7 @@ use anyhop_base::{Keypair, PeerId};
 use anyhop_proto::probe::{PROBE_EXPORTER_LABEL, PROBE_SECRET_LEN, ProbeKeys};
 use anyhop_vpn::{Cipher, PacketKeys, SEALED_EXPORTER_LABEL, SEALED_SECRET_LEN};
 use noq::{
-    EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use rand::RngExt;
@@ -194,7 +195,7 @@ impl Engine {
             config,
             Some(server.clone()),
             Box::new(mux::MuxSocket::new(fabric)),
-            Arc::new(TokioRuntime),
+            Arc::new(turns::TurnsRuntime),
         )
         .map_err(|e| engine(&e))?;
         Ok(Self {

@@ -153,7 +153,8 @@ impl Inner {
         (send, mut recv): (engine::SendStream, engine::RecvStream),
     ) {
         let (node, conn) = (Arc::clone(self), Arc::clone(conn));
-        self.spawn(async move {
+        // Boxed before it is wrapped and moved into a task: it is copied once.
+        self.spawn(Box::pin(async move {
             let name = timeout(PROTOCOL_TIMEOUT, read_protocol(&mut recv)).await;
             let name = name.ok().flatten().unwrap_or_default();
             let purpose = conn.purpose(&name);
@@ -163,7 +164,7 @@ impl Inner {
             if let Err(e) = served {
                 tracing::trace!(protocol = name, error = %e, "stream ended early");
             }
-        });
+        }));
     }
 
     async fn dispatch_bi(
@@ -173,10 +174,9 @@ impl Inner {
         send: SendStream,
         recv: RecvStream,
     ) -> Result<(), StreamError> {
-        let prefix = self.protocol("");
         // Boxed but for the commonest: a task is as large as its largest branch, and
         // copied when it is spawned.
-        match name.strip_prefix(&prefix) {
+        match name.strip_prefix(&*self.prefix) {
             Some(protocols::MESSAGE) => self.serve_message(&conn, send, recv).await,
             Some(protocols::PING) => echo(send, recv).await,
             Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,

@@ -225,6 +225,8 @@ pub(crate) struct Inner {
     willing: watch::Sender<willing::Willing>,
     keypair: Keypair,
     network_id: NetworkId,
+    /// What the names of its own protocols begin with.
+    prefix: Box<str>,
     host: Arc<dyn Host>,
     sockets: Vec<Arc<LiveSocket>>,
     /// Told when one of the sockets fails.
@@ -266,7 +268,7 @@ pub(crate) struct Inner {
 impl Inner {
     /// The wire name of one of the library's protocols.
     pub(crate) fn protocol(&self, name: &str) -> String {
-        self.network_id.protocol(name)
+        [&*self.prefix, name].concat()
     }
 
     /// Who follows sessions for the packet plane, while there is one.

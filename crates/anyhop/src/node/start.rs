@@ -93,6 +93,7 @@ pub(super) fn start(
         willing: watch::Sender::new(willing),
         keypair,
         network_id,
+        prefix: network_id.protocol("").into(),
         network: watch::Sender::new(network),
         host,
         sockets,
