@@ -166,7 +166,7 @@ async fn first(crowd: &impl Crowd) -> Result<u64> {
             let counts = so_far.on_their_way.values().map(|(_, count)| *count);
             most = most.max(counts.max().unwrap_or(0));
         }
-        eprintln!("DEBUG {most}"); crowd.board().give_up(Duration::ZERO);
+        crowd.board().give_up(Duration::ZERO);
     }
     Err(format!("no post reached everybody, the best of them {most} nodes").into())
 }
