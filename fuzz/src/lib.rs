@@ -51,6 +51,7 @@ targets! {
     circuit_frames: circuit_contents,
     route_frames: route_contents,
     message_header: message_headers,
+    call_frames: call_contents,
     topic_frames: topic_contents,
     topic_post: post_payloads,
     job_call: job_calls,

@@ -33,7 +33,7 @@ use anyhop_proto::{
 use crate::targets::{NOW_UNIX_S, network, signer};
 
 pub(crate) use broadcast::{post_payloads, topic_contents};
-pub(crate) use job::{job_bids, job_calls};
+pub(crate) use job::{call_contents, job_bids, job_calls};
 pub(crate) use network::{
     backups, invitation_texts, network_contents, network_states, signed_statements,
     statement_payloads,

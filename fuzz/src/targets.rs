@@ -32,7 +32,7 @@ use anyhop_proto::{
 };
 
 pub use broadcast::{topic_frames, topic_post};
-pub use job::{job_bid, job_call};
+pub use job::{call_frames, job_bid, job_call};
 pub use network::{
     backup_text, charter, invitation_text, network_frames, network_state, statement_decode,
     statement_payload,

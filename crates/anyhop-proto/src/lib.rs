@@ -16,11 +16,13 @@
 //! | [`network`] | who belongs to a private network, and which packets it takes notice of |
 //! | [`session`] | which of two simultaneous connections is the session |
 //! | [`message`] | message headers and replies |
+//! | [`call`] | what is said in a call whose items go both ways |
 //! | [`broadcast`] | how posts reach everybody on a topic |
 //! | [`jobs`] | which calls for bids a node answers, and whose bids it takes |
 //! | [`control`] | the other small control frames: hello, lookup, punch, attach |
 
 pub mod broadcast;
+pub mod call;
 pub mod carrier;
 pub mod circuit;
 pub mod control;

@@ -90,6 +90,9 @@ pub enum Status {
     NoResponder = 4,
     /// The time for this request was over before there was a reply.
     Late = 5,
+    /// The body is not what its type wants; why follows as a frame of text, at most
+    /// [`MAX_REASON`](crate::call::MAX_REASON) bytes.
+    Unreadable = 6,
 }
 
 impl Status {
@@ -103,6 +106,7 @@ impl Status {
             Self::InboxFull,
             Self::NoResponder,
             Self::Late,
+            Self::Unreadable,
         ]
         .into_iter()
         .find(|s| *s as u8 == byte)
@@ -149,7 +153,8 @@ mod tests {
     fn status_bytes_are_fixed() {
         assert_eq!(Status::from_byte(2), Some(Status::TooLarge));
         assert_eq!(Status::from_byte(5), Some(Status::Late));
-        assert_eq!(Status::from_byte(6), None);
+        assert_eq!(Status::from_byte(6), Some(Status::Unreadable));
+        assert_eq!(Status::from_byte(7), None);
     }
 
     proptest! {

@@ -7,6 +7,8 @@ use anyhop_base::{Endpoint, NetworkName, PeerId};
 use anyhop_proto::circuit::Refusal;
 use thiserror::Error;
 
+use crate::BodyError;
+
 pub use anyhop_proto::route::EndReason as NoRouteReason;
 
 /// The coarse class of an error: what a program decides on, and the CLI's exit code.
@@ -285,6 +287,30 @@ pub enum MessageError {
         /// What the session's paths are like.
         note: String,
     },
+    /// The peer's handler failed. A handler of calls says so with this.
+    #[error("{peer} could not do it: {reason}")]
+    Failed {
+        /// The peer.
+        peer: PeerId,
+        /// Why, at most 256 bytes of it.
+        reason: String,
+    },
+    /// The peer could not read what was sent as what its type wants.
+    #[error("{peer} could not read it: {reason}")]
+    Unreadable {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        reason: String,
+    },
+    /// A typed body could not be written here, or read.
+    #[error("body of a message to or from {peer}: {source}")]
+    Body {
+        /// The peer.
+        peer: PeerId,
+        /// Why.
+        source: BodyError,
+    },
     /// The peer's answer broke the protocol.
     #[error("{peer} broke the message protocol: {reason}")]
     Protocol {
@@ -335,8 +361,16 @@ impl MessageError {
         match self {
             Self::Stream(e) => e.kind(),
             Self::TooLarge { .. } | Self::InboxFull(_) => ErrorKind::Limit,
-            Self::Invalid(_) => ErrorKind::InvalidInput,
-            Self::NoResponder { .. } | Self::Protocol { .. } => ErrorKind::Refused,
+            Self::Invalid(_)
+            | Self::Body {
+                source: BodyError::Unwritable(_),
+                ..
+            } => ErrorKind::InvalidInput,
+            Self::NoResponder { .. }
+            | Self::Protocol { .. }
+            | Self::Failed { .. }
+            | Self::Unreadable { .. }
+            | Self::Body { .. } => ErrorKind::Refused,
             Self::Timeout { .. } => ErrorKind::Timeout,
         }
     }

@@ -26,6 +26,22 @@ pub struct NodeStatus {
     pub uptime_s: u64,
     /// Datagrams dropped, by reason.
     pub dropped: Vec<DropCount>,
+    /// Calls that go on, and replies that were of no use.
+    #[serde(default)]
+    pub messages: MessageCounts,
+}
+
+/// What is going on with messages and calls, and what came of them that answers nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageCounts {
+    /// Replies and items made here for whom nobody waited any more.
+    pub late_replies: u64,
+    /// Replies behind the first one to a request. The first one holds.
+    pub duplicate_replies: u64,
+    /// Answers that this version does not know; what they answered has failed.
+    pub unknown_replies: u64,
+    /// Calls of peers that are being answered.
+    pub calls: usize,
 }
 
 /// How this node is connected to the internet.

@@ -23,10 +23,13 @@
 //! - [`Node`] starts, accepts, connects; [`Config`] says with which limits.
 //! - [`Session`] is what holds between two nodes; its paths come and go.
 //! - [`SendStream`] and [`RecvStream`] carry bytes, opened by protocol name.
-//! - [`Message`]s are single values with a type: sent, or asked with a reply.
+//! - [`Message`]s are single values with a type: sent, or asked with a reply. A [`Call`]
+//!   carries many, both ways; a [`Body`] is typed.
 //! - A [`Topic`] carries single values to everybody who is on it, [`Jobs`] calls for bids.
 //! - [`net`] is the seam to the operating system, and to a simulator.
 
+mod body;
+mod call;
 mod carrier;
 mod circuit;
 mod config;
@@ -59,6 +62,8 @@ pub use anyhop_vpn::{
     BadPrefix, Prefix,
     firewall::{Caller, MAX_LOCAL_RULES, Opening, RuleSet, RuleSource, Rules, Ruling},
 };
+pub use body::{Body, BodyError, Item, Json, Protobuf};
+pub use call::{Call, CallReceiver, CallSender, IncomingCall};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
     Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,
@@ -74,8 +79,8 @@ pub use explain::{
 pub use host::{HostJournal, JournalError};
 pub use info::{
     AttemptInfo, AttemptOutcome, Carrier, DropCount, GatewayInfo, GatewayState, MappingInfo,
-    NatInfo, NatStatus, NextAttempt, NodeStatus, PathInfo, PathKind, PeerClock, Pong, RelayStatus,
-    SessionInfo, Technique, TraceHop,
+    MessageCounts, NatInfo, NatStatus, NextAttempt, NodeStatus, PathInfo, PathKind, PeerClock,
+    Pong, RelayStatus, SessionInfo, Technique, TraceHop,
 };
 pub use job::{
     BidVerdict, Compare, Constraint, JobError, JobFormatError, JobId, JobName, JobSpec, JobWatch,

@@ -1,9 +1,13 @@
 //! Messages: one value each way, with a type and an encoding tag.
 
+use std::sync::Arc;
+
 use anyhop_base::PeerId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::node::Counts;
 
 /// How a message's body is to be read. The network layer only carries the tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,4 +101,5 @@ pub struct Responder {
     pub(crate) peer: PeerId,
     pub(crate) limit: usize,
     pub(crate) channel: oneshot::Sender<Message>,
+    pub(crate) counts: Arc<Counts>,
 }

@@ -5,6 +5,7 @@
 //! code that becomes [`StreamError::UnknownProtocol`] here.
 
 use std::{
+    future::{Future, pending},
     io,
     pin::Pin,
     sync::Arc,
@@ -150,6 +151,17 @@ impl SendStream {
                 peer: self.purpose.peer,
                 reason: e.to_string(),
             }),
+        }
+    }
+
+    /// Resolves when the peer has stopped the stream, or its session has ended.
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.inner.stopped();
+        async move {
+            // All of it has arrived: nobody has gone.
+            if let Ok(None) = stopped.await {
+                pending::<()>().await;
+            }
         }
     }
 
@@ -400,6 +412,22 @@ pub(crate) async fn read_raw_frame(recv: &mut engine::RecvStream, max: usize) ->
     let mut content = vec![0; len];
     recv.read_exact(&mut content).await.ok()?;
     Some(content)
+}
+
+/// Reads so many bytes, and nothing behind them.
+pub(crate) async fn read_len(
+    recv: &mut RecvStream,
+    len: usize,
+    chunk: usize,
+) -> Result<Bytes, StreamError> {
+    let mut body = Vec::with_capacity(len.min(chunk));
+    while body.len() < len {
+        match recv.read_chunk(chunk.min(len - body.len())).await? {
+            Some(chunk) => body.extend_from_slice(&chunk),
+            None => return Err(malformed(recv)),
+        }
+    }
+    Ok(body.into())
 }
 
 /// Ends a stream whose peer broke the protocol.

@@ -1,5 +1,6 @@
-//! Calls for bids, and bids.
+//! Calls for bids, bids, and the frames of calls.
 
+use anyhop_proto::call::{End, Head, Part};
 use anyhop_proto::jobs::{Bid, Compare, Constraint, Job, JobId};
 
 use super::peer;
@@ -34,4 +35,23 @@ pub(crate) fn job_bids() -> Vec<Vec<u8>> {
         body: b"{}".to_vec(),
     };
     vec![bid.encode().expect("a small bid")]
+}
+
+pub(crate) fn call_contents() -> Vec<Vec<u8>> {
+    let head = Head {
+        kind: "t".to_owned(),
+        within_ms: 300,
+    };
+    let item = Part::Item {
+        encoding: 2,
+        len: 5,
+    };
+    let failed = End::Failed {
+        reason: "no".to_owned(),
+    };
+    let ends = [End::Done, End::TooLarge { limit: 9 }, failed];
+    let frames = ends.map(|end| Part::End(end).encode());
+    let frames = frames.into_iter().chain([head.encode(), item.encode()]);
+    // Each is one byte of length and the content.
+    frames.map(|frame| frame[1..].to_vec()).collect()
 }

@@ -1,8 +1,11 @@
-//! Targets for what is said about jobs.
+//! Targets for what is said about jobs, and in calls.
 
+use anyhop_proto::call::{Head, MAX_REASON, Part};
 use anyhop_proto::jobs::{
     Bid, BidVerdict, Constraint, Job, MAX_BID_BODY, MAX_CONSTRAINTS, MAX_EXCLUDED,
 };
+
+use super::network::content;
 
 /// A call for bids.
 ///
@@ -37,5 +40,25 @@ pub fn job_bid(data: &[u8]) -> bool {
     assert!(bid.body.len() <= MAX_BID_BODY);
     let again = bid.encode().map(|bytes| Bid::decode(&bytes));
     assert_eq!(again, Ok(Ok(bid)));
+    true
+}
+
+/// The frames of a call, each way.
+///
+/// # Panics
+/// When a property breaks.
+pub fn call_frames(data: &[u8]) -> bool {
+    let head = Head::decode(data);
+    if let Ok(head) = &head {
+        assert_eq!(Head::decode(content(&head.encode())).as_ref(), Ok(head));
+    }
+    let Ok(part) = Part::decode(data) else {
+        return head.is_ok();
+    };
+    // A reason that is too long is cut, and then stays as it is.
+    let again = Part::decode(content(&part.encode()));
+    let again = again.expect("what was encoded is read");
+    assert!(again.encode().len() <= MAX_REASON + 32);
+    assert_eq!(Part::decode(content(&again.encode())), Ok(again));
     true
 }

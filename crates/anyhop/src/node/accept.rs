@@ -178,6 +178,7 @@ impl Inner {
         // copied when it is spawned.
         match name.strip_prefix(&*self.prefix) {
             Some(protocols::MESSAGE) => self.serve_message(&conn, send, recv).await,
+            Some(protocols::CALL) => Box::pin(self.serve_call(&conn, send, recv)).await,
             Some(protocols::PING) => echo(send, recv).await,
             Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,
             Some(protocols::FIND) => Box::pin(self.serve_find(&conn, send, recv)).await,

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    future::Future,
+    future::{Future, ready},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
@@ -21,12 +21,15 @@ use anyhop_base::PeerId;
 use tokio::time::timeout;
 
 use super::{Inner, jobs::BID};
-use crate::{MAX_TYPE_LEN, Message, TypeTaken, job::WORK_PREFIX};
+use crate::{
+    Body, BodyError, IncomingCall, MAX_TYPE_LEN, Message, MessageError, TypeTaken, job::WORK_PREFIX,
+};
 
 /// Most types with a handler.
 const MAX_HANDLERS: usize = 1024;
 
-type Replying = Pin<Box<dyn Future<Output = Option<Message>> + Send>>;
+type Replying = Pin<Box<dyn Future<Output = Handled> + Send>>;
+type Ending = Pin<Box<dyn Future<Output = Result<(), MessageError>> + Send>>;
 
 /// Types that the library itself takes.
 fn reserved(kind: &str) -> bool {
@@ -46,6 +49,19 @@ impl fmt::Debug for Handler {
     }
 }
 
+/// What handles calls of one type.
+#[derive(Clone)]
+pub(super) struct CallHandler {
+    pub(super) run: Arc<dyn Fn(IncomingCall) -> Ending + Send + Sync>,
+    pub(super) within: Duration,
+}
+
+impl fmt::Debug for CallHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallHandler(within {:?})", self.within)
+    }
+}
+
 /// What came of handling.
 #[derive(Debug)]
 pub(super) enum Handled {
@@ -53,6 +69,8 @@ pub(super) enum Handled {
     Reply(Message),
     /// It has no reply.
     Nothing,
+    /// What was sent is not what the type wants.
+    Unreadable(BodyError),
     /// Its time was over.
     Late,
 }
@@ -66,11 +84,8 @@ impl Handler {
         within: Option<Duration>,
     ) -> Handled {
         let within = within.map_or(self.within, |asked| asked.min(self.within));
-        match timeout(within, (self.run)(from, message)).await {
-            Ok(Some(reply)) => Handled::Reply(reply),
-            Ok(None) => Handled::Nothing,
-            Err(_) => Handled::Late,
-        }
+        let done = timeout(within, (self.run)(from, message)).await;
+        done.unwrap_or(Handled::Late)
     }
 }
 
@@ -78,12 +93,22 @@ impl Handler {
 #[derive(Debug, Default)]
 pub(super) struct Handlers {
     by_type: Mutex<HashMap<String, Handler>>,
+    calls: Mutex<HashMap<String, CallHandler>>,
     only: AtomicBool,
 }
 
 impl Handlers {
     fn by_type(&self) -> MutexGuard<'_, HashMap<String, Handler>> {
         self.by_type.lock().expect("no holder panics")
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<String, CallHandler>> {
+        self.calls.lock().expect("no holder panics")
+    }
+
+    /// The handler of calls of a type.
+    pub(super) fn call_of(&self, kind: &str) -> Option<CallHandler> {
+        self.calls().get(kind).cloned()
     }
 
     /// The handler of a type.
@@ -108,6 +133,7 @@ impl Handlers {
 pub struct Handling {
     node: Weak<Inner>,
     kind: String,
+    calls: bool,
 }
 
 impl Handling {
@@ -120,7 +146,10 @@ impl Handling {
 impl Drop for Handling {
     fn drop(&mut self) {
         if let Some(node) = self.node.upgrade() {
-            node.handlers.by_type().remove(&self.kind);
+            match self.calls {
+                true => drop(node.handlers.calls().remove(&self.kind)),
+                false => drop(node.handlers.by_type().remove(&self.kind)),
+            }
         }
     }
 }
@@ -136,17 +165,89 @@ impl Inner {
         F: Fn(PeerId, Message) -> T + Send + Sync + 'static,
         T: Future<Output = Option<Message>> + Send + 'static,
     {
+        let run = move |from, message| -> Replying {
+            let replying = handler(from, message);
+            Box::pin(async move { replying.await.map_or(Handled::Nothing, Handled::Reply) })
+        };
+        let run = Arc::new(run);
+        self.insert_handler(kind, Handler { run, within })
+    }
+
+    pub(super) fn add_typed_handler<Q, R, F, T>(
+        self: &Arc<Self>,
+        kind: &str,
+        within: Duration,
+        handler: F,
+    ) -> Result<Handling, TypeTaken>
+    where
+        Q: Body + Send + 'static,
+        R: Body + Send + 'static,
+        F: Fn(PeerId, Q) -> T + Send + Sync + 'static,
+        T: Future<Output = Option<R>> + Send + 'static,
+    {
+        let run = move |from, message: Message| -> Replying {
+            let replying = match message.read::<Q>() {
+                Ok(question) => handler(from, question),
+                Err(e) => return Box::pin(ready(Handled::Unreadable(e))),
+            };
+            let kind = message.kind;
+            Box::pin(async move {
+                let Some(reply) = replying.await else {
+                    return Handled::Nothing;
+                };
+                match Message::of(&kind, &reply) {
+                    Ok(reply) => Handled::Reply(reply),
+                    Err(error) => {
+                        tracing::warn!(kind, %error, "a reply is not sent: check its type");
+                        Handled::Nothing
+                    }
+                }
+            })
+        };
+        let run = Arc::new(run);
+        self.insert_handler(kind, Handler { run, within })
+    }
+
+    fn insert_handler(
+        self: &Arc<Self>,
+        kind: &str,
+        handler: Handler,
+    ) -> Result<Handling, TypeTaken> {
         let mut by_type = self.handlers.by_type();
         let full = by_type.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN || reserved(kind);
         if full || by_type.contains_key(kind) {
             return Err(TypeTaken(kind.to_owned()));
         }
-        let run = move |from, message| -> Replying { Box::pin(handler(from, message)) };
+        by_type.insert(kind.to_owned(), handler);
+        Ok(self.handling(kind, false))
+    }
+
+    pub(super) fn add_call_handler<F, T>(
+        self: &Arc<Self>,
+        kind: &str,
+        within: Duration,
+        handler: F,
+    ) -> Result<Handling, TypeTaken>
+    where
+        F: Fn(IncomingCall) -> T + Send + Sync + 'static,
+        T: Future<Output = Result<(), MessageError>> + Send + 'static,
+    {
+        let mut calls = self.handlers.calls();
+        let full = calls.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN;
+        if full || calls.contains_key(kind) {
+            return Err(TypeTaken(kind.to_owned()));
+        }
+        let run = move |call| -> Ending { Box::pin(handler(call)) };
         let run = Arc::new(run);
-        by_type.insert(kind.to_owned(), Handler { run, within });
-        Ok(Handling {
+        calls.insert(kind.to_owned(), CallHandler { run, within });
+        Ok(self.handling(kind, true))
+    }
+
+    fn handling(self: &Arc<Self>, kind: &str, calls: bool) -> Handling {
+        Handling {
             node: Arc::downgrade(self),
             kind: kind.to_owned(),
-        })
+            calls,
+        }
     }
 }

@@ -7,8 +7,11 @@ use std::{
     time::Duration,
 };
 
-use anyhop_base::PeerId;
-use anyhop_proto::message::{Header, MAX_HEADER, Status};
+use anyhop_base::{PeerId, codec::put_varint};
+use anyhop_proto::{
+    call::{MAX_REASON, cut},
+    message::{Header, MAX_HEADER, Status},
+};
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
@@ -25,7 +28,7 @@ use crate::{
     Encoding, Limits, MAX_TYPE_LEN, Message, MessageError, Pong, Received, StreamError,
     message::Responder,
     session::Conn,
-    stream::{RecvStream, SendStream, code, malformed, read_frame},
+    stream::{RecvStream, SendStream, code, malformed, read_frame, read_len},
 };
 
 /// A body's bytes are read in chunks of this size at most.
@@ -35,6 +38,8 @@ const SMALL_BODY: usize = 8 * 1024;
 /// How long a peer may take to acknowledge a message that has arrived.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a reply may take to end behind its last byte.
+const END_WITHIN: Duration = Duration::from_millis(500);
 /// How long a request waits in the inbox whose sender does not say for how long it waits.
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
@@ -194,7 +199,7 @@ impl Inner {
         }
         let conn = self.connect(peer).await.map_err(StreamError::from)?;
         let mut recv = self.open_message(&conn, &message, None).await?;
-        let status = timeout(ACK_TIMEOUT, read_status(&mut recv)).await;
+        let status = timeout(ACK_TIMEOUT, self.read_status(&mut recv)).await;
         match status.map_err(|_| self.timed_out(&conn, ACK_TIMEOUT))?? {
             Status::Accepted => Ok(()),
             other => Err(self.refused(peer, &message, other, &mut recv).await),
@@ -214,7 +219,7 @@ impl Inner {
         let conn = self.connect(peer).await.map_err(StreamError::from)?;
         let talk = async {
             let mut recv = self.open_message(&conn, &message, Some(within)).await?;
-            match read_status(&mut recv).await? {
+            match self.read_status(&mut recv).await? {
                 Status::Replied => self.read_reply(peer, &mut recv).await,
                 Status::Late => Err(late(peer, within, "the peer's time for it was over first")),
                 other => Err(self.refused(peer, &message, other, &mut recv).await),
@@ -272,10 +277,20 @@ impl Inner {
                 peer,
                 kind: message.kind.clone(),
             },
-            Status::Accepted | Status::Replied | Status::Late => MessageError::Protocol {
-                peer,
-                reason: format!("status {status:?} does not fit what was sent"),
+            Status::Unreadable => match read_frame(recv, MAX_REASON).await {
+                Ok(reason) => MessageError::Unreadable {
+                    peer,
+                    reason: String::from_utf8_lossy(&reason).into_owned(),
+                },
+                Err(e) => e.into(),
             },
+            Status::Accepted | Status::Replied | Status::Late => {
+                self.calls.counts.unknown();
+                MessageError::Protocol {
+                    peer,
+                    reason: format!("status {status:?} does not fit what was sent"),
+                }
+            }
         }
     }
 
@@ -288,7 +303,8 @@ impl Inner {
         let limit = self.config.max_message_size;
         match usize::try_from(header.len) {
             Ok(len) if len <= limit => {
-                let body = read_body(recv, len).await?;
+                let body = read_len(recv, len, CHUNK).await?;
+                self.one_reply(recv).await;
                 Ok(message_of(header, body))
             }
             _ => Err(MessageError::Protocol {
@@ -296,6 +312,34 @@ impl Inner {
                 reason: format!("a reply of {} bytes, {limit} are allowed", header.len),
             }),
         }
+    }
+
+    /// The first reply holds: what comes behind it is counted, and stopped.
+    async fn one_reply(&self, recv: &mut RecvStream) {
+        // Its end comes with it. Who holds that back delays nobody.
+        let end = timeout(END_WITHIN, recv.read_chunk(1)).await;
+        if let Ok(Ok(Some(_))) = end {
+            self.calls.counts.duplicate();
+            recv.stop(code::MALFORMED);
+        }
+    }
+
+    async fn read_status(&self, recv: &mut RecvStream) -> Result<Status, StreamError> {
+        let mut byte = [0];
+        recv.read_exact(&mut byte).await?;
+        Status::from_byte(byte[0]).ok_or_else(|| {
+            self.calls.counts.unknown();
+            malformed(recv)
+        })
+    }
+
+    /// Sends a reply, and counts one that nobody waits for any more.
+    async fn reply(&self, send: &mut SendStream, message: &Message) -> Result<(), StreamError> {
+        let written = write_reply(send, message).await;
+        if written.is_err() {
+            self.calls.counts.late();
+        }
+        written
     }
 
     fn timed_out(&self, conn: &Conn, after: Duration) -> MessageError {
@@ -377,7 +421,7 @@ impl Inner {
         if header.kind == BID {
             let bid = message_of(header, body);
             return match self.answer_bid(conn.peer, &bid) {
-                Some(verdict) if wants_reply => write_reply(&mut send, &verdict).await,
+                Some(verdict) if wants_reply => self.reply(&mut send, &verdict).await,
                 _ => refuse(&mut send, &mut recv, Status::NoResponder).await,
             };
         }
@@ -385,7 +429,8 @@ impl Inner {
             let message = message_of(header, body);
             let waits = wants_reply.then_some(within);
             let (from, streams) = (conn.peer, (send, recv));
-            return Self::handle_message(from, &handler, message, waits, room, streams).await;
+            let handled = self.handle_message(from, &handler, message, waits, room, streams);
+            return handled.await;
         }
         let (responder, reply) = oneshot::channel();
         let received = Received {
@@ -395,6 +440,7 @@ impl Inner {
                 peer: conn.peer,
                 limit,
                 channel: responder,
+                counts: Arc::clone(&self.calls.counts),
             }),
             _room: room,
         };
@@ -414,7 +460,7 @@ impl Inner {
             _ = send.stopped() => return Ok(()),
         };
         match reply {
-            Ok(message) => write_reply(&mut send, &message).await,
+            Ok(message) => self.reply(&mut send, &message).await,
             Err(_) => refuse(&mut send, &mut recv, Status::NoResponder).await,
         }
     }
@@ -432,6 +478,7 @@ impl Inner {
 
     /// Has a handler take a message; its room is held for as long as that works on it.
     async fn handle_message(
+        &self,
         from: PeerId,
         handler: &Handler,
         message: Message,
@@ -451,7 +498,16 @@ impl Inner {
             _ = send.stopped() => return Ok(()),
         };
         match handled {
-            Handled::Reply(reply) => write_reply(&mut send, &reply).await,
+            Handled::Reply(reply) => self.reply(&mut send, &reply).await,
+            Handled::Unreadable(why) => {
+                let mut answer = vec![Status::Unreadable as u8];
+                let why = why.to_string();
+                let why = cut(&why);
+                put_varint(&mut answer, why.len() as u64);
+                answer.extend_from_slice(why.as_bytes());
+                send.write_all(&answer).await?;
+                send.finish()
+            }
             Handled::Nothing => refuse(&mut send, &mut recv, Status::NoResponder).await,
             Handled::Late => refuse(&mut send, &mut recv, Status::Late).await,
         }
@@ -475,6 +531,10 @@ impl Inner {
         if let Some(handler) = self.handlers.of(&message.kind) {
             return match handler.run(peer, message, Some(within)).await {
                 Handled::Reply(reply) => Ok(reply),
+                Handled::Unreadable(why) => Err(MessageError::Unreadable {
+                    peer,
+                    reason: why.to_string(),
+                }),
                 Handled::Nothing => Err(unanswered),
                 Handled::Late => Err(timed_out()),
             };
@@ -485,6 +545,7 @@ impl Inner {
             peer,
             limit,
             channel,
+            counts: Arc::clone(&self.calls.counts),
         };
         self.put_own(message, Some(responder))?;
         match timeout(within, reply).await {
@@ -536,12 +597,6 @@ async fn refuse(
     send.finish()
 }
 
-async fn read_status(recv: &mut RecvStream) -> Result<Status, StreamError> {
-    let mut byte = [0];
-    recv.read_exact(&mut byte).await?;
-    Status::from_byte(byte[0]).ok_or_else(|| malformed(recv))
-}
-
 impl Responder {
     /// Sends the reply. It is lost when the requester has given up meanwhile.
     ///
@@ -549,7 +604,9 @@ impl Responder {
     /// When the reply is larger than this node's limit or does not fit its encoding tag.
     pub async fn reply(self, message: Message) -> Result<(), MessageError> {
         check(&message, self.limit)?;
+        let counts = self.counts;
         self.channel.send(message).map_err(|_| {
+            counts.late();
             MessageError::Stream(StreamError::SessionLost {
                 peer: self.peer,
                 reason: "the requester no longer waits".to_owned(),

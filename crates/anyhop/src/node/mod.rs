@@ -6,6 +6,7 @@
 mod accept;
 mod attach;
 mod attempts;
+mod calls;
 mod clocks;
 mod dial;
 mod explain;
@@ -60,6 +61,7 @@ use tracing::Instrument as _;
 pub use accept::Listener;
 pub use attempts::MAX_ATTEMPTS;
 pub(crate) use attempts::{AttemptLog, Attempting};
+pub(crate) use calls::Counts;
 pub use handlers::Handling;
 pub(crate) use jobs::{JobReader, JobsMember};
 pub(crate) use monitor::Network;
@@ -95,6 +97,7 @@ pub(crate) mod protocols {
     pub(crate) const PUNCH: &str = "punch/2";
     pub(crate) const CIRCUIT: &str = "circuit/1";
     pub(crate) const MESSAGE: &str = "message/1";
+    pub(crate) const CALL: &str = "call/1";
     pub(crate) const REKEY: &str = "rekey/1";
     pub(crate) const TOPICS: &str = "topics/1";
     pub(crate) const BODY: &str = "body/1";
@@ -250,6 +253,7 @@ pub(crate) struct Inner {
     handlers: handlers::Handlers,
     topics: topics::TopicsShell,
     jobs: jobs::JobsShell,
+    calls: calls::CallsShell,
     record_dirty: Notify,
     session_changed: Notify,
     /// Told to the packet plane: a connection came or went, or selected another path.
@@ -525,6 +529,7 @@ impl Node {
             sessions: inner.current_conns().len(),
             uptime_s: inner.started.elapsed().as_secs(),
             dropped: inner.fabric.drop_counts(),
+            messages: inner.message_counts(),
         }
     }
 

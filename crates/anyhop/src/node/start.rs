@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     EVENT_QUEUE, Inner, Network,
+    calls::CallsShell,
     handlers::Handlers,
     inbox::Inbox,
     jobs::JobsShell,
@@ -116,6 +117,7 @@ pub(super) fn start(
         handlers: Handlers::default(),
         topics: TopicsShell::new(me, network_id),
         jobs: JobsShell::new(me),
+        calls: CallsShell::new(&config.limits, config.max_message_size),
         record_dirty: Notify::new(),
         session_changed: Notify::new(),
         links_changed: Notify::new(),

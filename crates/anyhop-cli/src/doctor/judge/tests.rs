@@ -52,6 +52,7 @@ fn facts() -> Facts {
             sessions: 0,
             uptime_s: 1,
             dropped: Vec::new(),
+            messages: anyhop::MessageCounts::default(),
         },
         sessions: Vec::new(),
         clocks: Vec::new(),
