@@ -5,11 +5,14 @@
 //! |---|---|---|
 //! | `hello/1` (unidirectional) | [`Hello`] | none; the first stream of a dialled connection |
 //! | `record/1` (unidirectional) | [`Hello`] | none; the sender's record changed |
-//! | `lookup/1` | [`Query`] | [`Answer`] |
+//! | `lookup/1` | [`Query`] | [`Answer`]; none (the stream is reset) to whoever asks too often |
 //! | `attach/1` | nothing | [`Attached`]; the open stream is the attachment |
 //! | `reach/1` | [`Reach`] | [`Reached`]; a ping of the session follows, from a new port |
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhop_base::PeerId;
 
@@ -17,6 +20,10 @@ use crate::frame::{FrameError, decode, encode_frame, peer_id};
 
 /// Records of relays that come with the answer to a lookup.
 pub const MAX_RELATED: usize = 12;
+/// Lookups a peer may make at once after a pause: a node that dials many asks for each.
+pub const LOOKUP_BURST: u32 = 256;
+/// Time after which it may make one more.
+pub const LOOKUP_INTERVAL: Duration = Duration::from_millis(20);
 /// Largest control frame, bytes.
 pub const MAX_CONTROL_FRAME: usize = 8 * 1024;
 

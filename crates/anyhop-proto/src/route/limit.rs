@@ -56,3 +56,37 @@ impl PerNeighbour {
         self.bucket.take(full_at, now, 1)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts somewhere")]
+mod tests {
+    use anyhop_base::Keypair;
+
+    use super::*;
+    use crate::{
+        control::{LOOKUP_BURST, LOOKUP_INTERVAL},
+        route::{SAMPLE_BURST, SAMPLE_INTERVAL, TRACE_BURST, TRACE_INTERVAL},
+    };
+
+    #[test]
+    fn a_neighbour_has_its_burst_then_one_request_each_interval_whatever_others_do() {
+        let peer = || Keypair::generate_ed25519().public().to_peer_id();
+        let (greedy, modest) = (peer(), peer());
+        for (burst, interval) in [
+            (LOOKUP_BURST, LOOKUP_INTERVAL),
+            (SAMPLE_BURST, SAMPLE_INTERVAL),
+            (TRACE_BURST, TRACE_INTERVAL),
+        ] {
+            let (mut now, mut limit) = (Instant::now(), PerNeighbour::new(burst, interval));
+            let mut allowed = 0;
+            while limit.allow(now, greedy) {
+                allowed += 1;
+            }
+            assert_eq!(allowed, burst);
+            assert!(limit.allow(now, modest));
+            now += interval;
+            assert!(limit.allow(now, greedy));
+            assert!(!limit.allow(now, greedy));
+        }
+    }
+}

@@ -180,7 +180,7 @@ impl Inner {
             Some(protocols::MESSAGE) => self.serve_message(&conn, send, recv).await,
             Some(protocols::CALL) => Box::pin(self.serve_call(&conn, send, recv)).await,
             Some(protocols::PING) => echo(send, recv).await,
-            Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(send, recv)).await,
+            Some(protocols::LOOKUP) => Box::pin(self.serve_lookup(&conn, send, recv)).await,
             Some(protocols::FIND) => Box::pin(self.serve_find(&conn, send, recv)).await,
             Some(protocols::PEERS) => Box::pin(self.serve_peers(&conn, send)).await,
             Some(protocols::TRACE) => Box::pin(self.serve_trace(&conn, send, recv)).await,
@@ -277,7 +277,7 @@ impl Inner {
     }
 }
 
-fn refuse(send: Option<SendStream>, recv: &mut RecvStream, code: u32) {
+pub(super) fn refuse(send: Option<SendStream>, recv: &mut RecvStream, code: u32) {
     recv.stop(code);
     if let Some(mut send) = send {
         send.reset(code);

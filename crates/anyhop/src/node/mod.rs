@@ -246,6 +246,7 @@ pub(crate) struct Inner {
     searches: Mutex<SearchBook>,
     traces: Mutex<PerNeighbour>,
     samples: Mutex<PerNeighbour>,
+    lookups: Mutex<PerNeighbour>,
     reaches: Mutex<PerNeighbour>,
     mappings: Mutex<mapping::Mappings>,
     protocols: Mutex<HashMap<String, mpsc::Sender<Incoming>>>,

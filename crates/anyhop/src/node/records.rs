@@ -24,12 +24,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Inner, clocks::Clocks, families::interleave, protocols, punch::is_private};
+use super::{
+    Inner, accept::refuse, clocks::Clocks, families::interleave, protocols, punch::is_private,
+};
 use crate::{
     Event, StreamError,
     engine::Connection,
     session::Conn,
-    stream::{RecvStream, SendStream, encode_protocol, malformed, read_frame},
+    stream::{RecvStream, SendStream, code, encode_protocol, malformed, read_frame},
 };
 
 /// Records of others kept; the one that expires first makes room.
@@ -525,12 +527,22 @@ impl Inner {
     }
 
     /// Answers a peer that asks for somebody's record; with its own only, if it is not
-    /// to help others to find each other.
+    /// to help others to find each other. One that asks too often is not answered: an
+    /// answer that nothing is known would be a lie.
     pub(super) async fn serve_lookup(
         &self,
+        conn: &Conn,
         mut send: SendStream,
         mut recv: RecvStream,
     ) -> Result<(), StreamError> {
+        let allowed = {
+            let mut lookups = self.lookups.lock().expect("no holder panics");
+            lookups.allow(Instant::now().into_std(), conn.peer)
+        };
+        if !allowed {
+            refuse(Some(send), &mut recv, code::BUSY);
+            return Ok(());
+        }
         let frame = read_frame(&mut recv, MAX_CONTROL_FRAME).await?;
         let query = Query::decode(&frame).map_err(|_| malformed(&mut recv))?;
         let now = self.now_unix_s();

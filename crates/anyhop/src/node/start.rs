@@ -8,6 +8,7 @@ use std::{
 use anyhop_base::{Keypair, PeerId};
 use anyhop_proto::{
     circuit::{RelayBook, RelayLimits},
+    control::{LOOKUP_BURST, LOOKUP_INTERVAL},
     nat::Family,
     route::{PerNeighbour, SAMPLE_BURST, SAMPLE_INTERVAL, SearchBook, TRACE_BURST, TRACE_INTERVAL},
 };
@@ -110,6 +111,7 @@ pub(super) fn start(
         searches: Mutex::new(SearchBook::new(me)),
         traces: Mutex::new(PerNeighbour::new(TRACE_BURST, TRACE_INTERVAL)),
         samples: Mutex::new(PerNeighbour::new(SAMPLE_BURST, SAMPLE_INTERVAL)),
+        lookups: Mutex::new(PerNeighbour::new(LOOKUP_BURST, LOOKUP_INTERVAL)),
         reaches: Mutex::new(PerNeighbour::new(REACH_BURST, REACH_INTERVAL)),
         mappings: Mutex::default(),
         protocols: Mutex::default(),
