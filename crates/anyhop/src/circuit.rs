@@ -207,8 +207,9 @@ pub(crate) async fn serve(
         return;
     };
     let admitted = {
+        let asker = (link.peer, node.standing(link.peer));
         let mut relay = node.relay.lock().expect("no holder panics");
-        relay.admit(Instant::now().into_std(), link.peer, &request)
+        relay.admit(Instant::now().into_std(), asker, &request)
     };
     match admitted {
         Err(reason) => refuse(&node, &mut send, reason).await,
@@ -305,10 +306,16 @@ impl Hop<'_> {
             }
         };
         let rate = self.node.config.relay.circuit_bytes_per_s;
+        let standing = self.node.standing(self.link.peer);
         {
             let mut switch = self.node.fabric.switch.write().expect("no holder panics");
-            switch.forward((self.link.id, forth), (next.id, next_label), rate);
-            switch.forward((next.id, back), (self.link.id, self.label_out), rate);
+            switch.forward((self.link.id, forth), (next.id, next_label), rate, standing);
+            switch.forward(
+                (next.id, back),
+                (self.link.id, self.label_out),
+                rate,
+                standing,
+            );
         }
         if answer(&mut send, Answer::Opened(forth)).await {
             tokio::select! {

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use anyhop_base::{NetworkName, PeerAddr};
+use anyhop_base::{NetworkName, PeerAddr, PeerId};
 use anyhop_proto::network::swarm::KeyRing;
 
 use crate::{PrivateNetwork, Proxies, Site};
@@ -152,6 +152,36 @@ pub struct RelayConfig {
     /// Bytes per second forwarded for one circuit and direction; 0 for no limit. More is
     /// dropped, which the endpoints' congestion control takes as the path's speed.
     pub circuit_bytes_per_s: u64,
+    /// Bytes per second forwarded in all, over all circuits and directions; 0 for no limit.
+    /// When more is asked for, circuits have equal shares of it.
+    pub bytes_per_s: u64,
+    /// Peers to relay for before all others. Bootstrap peers and, in a private network, its
+    /// members are known anyway.
+    pub known: Vec<PeerId>,
+    /// What is done for everybody else.
+    pub strangers: Strangers,
+}
+
+/// What a relay does for peers that it does not know ([`RelayConfig::known`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// It forwards their circuits, and keeps so much of [`RelayConfig::bytes_per_s`] for them
+    /// while those it knows ask for all, percent. They may have all that is left over.
+    Served {
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// It refuses their circuits, and does not say in its record that it relays.
+    Refused,
+}
+
+impl Strangers {
+    pub(crate) fn percent(self) -> u8 {
+        match self {
+            Self::Served { percent } => percent,
+            Self::Refused => 0,
+        }
+    }
 }
 
 impl Default for RelayConfig {
@@ -161,6 +191,9 @@ impl Default for RelayConfig {
             max_circuits: 1024,
             max_circuits_per_peer: 64,
             circuit_bytes_per_s: 0,
+            bytes_per_s: 0,
+            known: Vec::new(),
+            strangers: Strangers::Served { percent: 20 },
         }
     }
 }

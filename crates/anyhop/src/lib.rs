@@ -67,7 +67,7 @@ pub use call::{Call, CallReceiver, CallSender, IncomingCall};
 pub use carrier::{BadProxy, Exempt, MAX_SITE_BYTES, Page, Proxies, Proxy, Site};
 pub use config::{
     Config, DEFAULT_MAX_MESSAGE_SIZE, KEEP_ALIVE, Limits, MAX_KEEP_ALIVE, MIN_KEEP_ALIVE,
-    RelayConfig, WebSocketConfig, WebSocketTls,
+    RelayConfig, Strangers, WebSocketConfig, WebSocketTls,
 };
 pub use error::{
     Attempt, DialError, ErrorKind, MessageError, NoRouteReason, NoSwarmKey, ProtocolTaken, Refused,

@@ -6,8 +6,8 @@ mod common;
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhop::{
-    Config, DialError, ErrorKind, Keypair, Message, MessageError, NoRouteReason, PeerAddr,
-    RelayConfig, StreamError,
+    Config, DialError, ErrorKind, Keypair, Message, MessageError, NoRouteReason, Node, PeerAddr,
+    RelayConfig, Strangers, StreamError,
 };
 use anyhop_lab::nat::NatConfig;
 use common::{World, attached, config, eventually, exchange, link, start};
@@ -276,4 +276,37 @@ async fn the_session_limit_is_kept_and_told() {
     };
     assert!(outcome.contains("limit of sessions"), "{outcome}");
     exchange(&a.node, &world.relay, "unharmed").await;
+}
+
+/// Two nodes with symmetric NATs behind a relay that knows one of them.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_refuses_strangers_serves_those_it_knows() {
+    let key = Keypair::generate_ed25519();
+    let relay = Config {
+        relay: RelayConfig {
+            known: vec![key.public().to_peer_id()],
+            strangers: Strangers::Refused,
+            ..RelayConfig::default()
+        },
+        ..config()
+    };
+    let mut world = World::with_relay(11, relay).await;
+    let stranger = world.natted("stranger", NatConfig::symmetric()).await;
+    let nat = Ipv4Addr::new(198, 51, 100, 99);
+    let nat = world.net.nat("nat-known", nat, NatConfig::symmetric());
+    let inside = Ipv4Addr::new(10, 0, 99, 2);
+    let host = world.net.host_behind(nat, "known", inside);
+    let bootstrap = vec![world.bootstrap()];
+    let of_known = Config {
+        bootstrap,
+        ..config()
+    };
+    let known = Node::start_on(host.host(), key, of_known).await.unwrap();
+    attached(&known).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(stranger.node.status().attachments.is_empty());
+    let error = stranger.node.connect(known.peer_id()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(error.to_string().contains("does not relay"), "{error}");
+    exchange(&known, &stranger.node, "over its relay").await;
 }

@@ -7,7 +7,10 @@ use std::{
 
 use anyhop_base::PeerId;
 
-use super::wire::{Open, RefusalReason};
+use super::{
+    share::Standing,
+    wire::{Open, RefusalReason},
+};
 
 /// Circuits a neighbour may ask for at once after a pause.
 pub const OPEN_BURST: u32 = 64;
@@ -21,6 +24,8 @@ const MAX_NEIGHBOURS: usize = 8192;
 pub struct RelayLimits {
     /// Whether anything is forwarded.
     pub enabled: bool,
+    /// Whether strangers are served too.
+    pub strangers: bool,
     /// Circuits at once.
     pub max_circuits: usize,
     /// Circuits at once asked for by one neighbour.
@@ -80,6 +85,12 @@ impl RelayBook {
         self.limits.enabled = enabled;
     }
 
+    /// Whether circuits are forwarded for such a neighbour.
+    #[must_use]
+    pub fn serves(&self, standing: Standing) -> bool {
+        self.limits.enabled && (self.limits.strangers || standing == Standing::Known)
+    }
+
     /// Circuits forwarded now.
     #[must_use]
     pub fn circuits(&self) -> usize {
@@ -93,7 +104,7 @@ impl RelayBook {
     pub fn admit(
         &mut self,
         now: Instant,
-        from: PeerId,
+        (from, standing): (PeerId, Standing),
         open: &Open,
     ) -> Result<Admission, RefusalReason> {
         if open.route.last() != Some(&from) || open.route.contains(&self.me) {
@@ -102,7 +113,7 @@ impl RelayBook {
         if open.target == self.me {
             return Ok(Admission::Terminate);
         }
-        if !self.limits.enabled {
+        if !self.serves(standing) {
             return Err(RefusalReason::NotRelaying);
         }
         if open.hop_limit == 0 {
@@ -115,7 +126,7 @@ impl RelayBook {
         if next == self.me || open.route.contains(&next) {
             return Err(RefusalReason::Loop);
         }
-        self.count(now, from)?;
+        self.count(now, (from, standing))?;
         let mut route = open.route.clone();
         route.push(self.me);
         Ok(Admission::Extend {
@@ -135,8 +146,8 @@ impl RelayBook {
     ///
     /// # Errors
     /// The reason it would be refused with.
-    pub fn would_carry(&self, from: PeerId) -> Result<(), RefusalReason> {
-        if !self.limits.enabled {
+    pub fn would_carry(&self, (from, standing): (PeerId, Standing)) -> Result<(), RefusalReason> {
+        if !self.serves(standing) {
             return Err(RefusalReason::NotRelaying);
         }
         if self.circuits >= self.limits.max_circuits {
@@ -150,7 +161,11 @@ impl RelayBook {
     }
 
     /// Counts one more circuit for a neighbour, or says which limit is in the way.
-    fn count(&mut self, now: Instant, from: PeerId) -> Result<(), RefusalReason> {
+    fn count(
+        &mut self,
+        now: Instant,
+        (from, standing): (PeerId, Standing),
+    ) -> Result<(), RefusalReason> {
         if self.asked_by.len() >= MAX_NEIGHBOURS {
             self.asked_by
                 .retain(|_, n| n.circuits > 0 || n.full_at > now);
@@ -164,7 +179,7 @@ impl RelayBook {
             return Err(RefusalReason::TooOften);
         }
         neighbour.full_at = full_at;
-        self.would_carry(from)?;
+        self.would_carry((from, standing))?;
         self.asked_by.entry(from).and_modify(|n| n.circuits += 1);
         self.circuits += 1;
         Ok(())
@@ -203,11 +218,16 @@ mod tests {
         }
     }
 
+    fn known(peer: PeerId) -> (PeerId, Standing) {
+        (peer, Standing::Known)
+    }
+
     fn book(me: PeerId) -> RelayBook {
         RelayBook::new(
             me,
             RelayLimits {
                 enabled: true,
+                strangers: true,
                 max_circuits: 3,
                 max_circuits_per_peer: 2,
             },
@@ -219,13 +239,15 @@ mod tests {
         let now = Instant::now();
         let (me, a, d, b) = (peer(), peer(), peer(), peer());
         let mut book = book(me);
-        let Ok(Admission::Extend { next, open: onward }) = book.admit(now, a, &open(a, b, vec![d]))
+        let Ok(Admission::Extend { next, open: onward }) =
+            book.admit(now, known(a), &open(a, b, vec![d]))
         else {
             panic!("refused");
         };
         assert_eq!((next, onward.next, onward.route), (d, vec![], vec![a, me]));
         assert_eq!(onward.hop_limit, 3);
-        let Ok(Admission::Extend { next, .. }) = book.admit(now, a, &open(a, b, vec![])) else {
+        let Ok(Admission::Extend { next, .. }) = book.admit(now, known(a), &open(a, b, vec![]))
+        else {
             panic!("refused");
         };
         assert_eq!(next, b);
@@ -236,20 +258,20 @@ mod tests {
         let now = Instant::now();
         let (me, a, c, b) = (peer(), peer(), peer(), peer());
         let mut book = book(me);
-        book.admit(now, a, &open(a, b, vec![])).unwrap();
-        book.admit(now, a, &open(a, b, vec![])).unwrap();
+        book.admit(now, known(a), &open(a, b, vec![])).unwrap();
+        book.admit(now, known(a), &open(a, b, vec![])).unwrap();
         assert_eq!(
-            book.admit(now, a, &open(a, b, vec![])),
+            book.admit(now, known(a), &open(a, b, vec![])),
             Err(RefusalReason::PeerQuota)
         );
-        book.admit(now, c, &open(c, b, vec![])).unwrap();
+        book.admit(now, known(c), &open(c, b, vec![])).unwrap();
         assert_eq!(
-            book.admit(now, c, &open(c, b, vec![])),
+            book.admit(now, known(c), &open(c, b, vec![])),
             Err(RefusalReason::Full)
         );
         book.release(a);
         assert_eq!(book.circuits(), 2);
-        assert!(book.admit(now, c, &open(c, b, vec![])).is_ok());
+        assert!(book.admit(now, known(c), &open(c, b, vec![])).is_ok());
     }
 
     #[test]
@@ -258,17 +280,20 @@ mod tests {
         let (me, a, b) = (peer(), peer(), peer());
         let mut book = book(me);
         assert_eq!(
-            book.admit(now, a, &open(a, b, vec![a])),
+            book.admit(now, known(a), &open(a, b, vec![a])),
             Err(RefusalReason::Loop)
         );
         assert_eq!(
-            book.admit(now, a, &open(b, b, vec![])),
+            book.admit(now, known(a), &open(b, b, vec![])),
             Err(RefusalReason::Loop),
             "the route must end in the asking neighbour"
         );
         let mut spent = open(a, b, vec![]);
         spent.hop_limit = 0;
-        assert_eq!(book.admit(now, a, &spent), Err(RefusalReason::HopLimit));
+        assert_eq!(
+            book.admit(now, known(a), &spent),
+            Err(RefusalReason::HopLimit)
+        );
         assert_eq!(book.circuits(), 0);
     }
 
@@ -280,16 +305,17 @@ mod tests {
             me,
             RelayLimits {
                 enabled: false,
+                strangers: true,
                 max_circuits: 0,
                 max_circuits_per_peer: 0,
             },
         );
         assert_eq!(
-            book.admit(now, a, &open(a, me, vec![])),
+            book.admit(now, known(a), &open(a, me, vec![])),
             Ok(Admission::Terminate)
         );
         assert_eq!(
-            book.admit(now, a, &open(a, peer(), vec![])),
+            book.admit(now, known(a), &open(a, peer(), vec![])),
             Err(RefusalReason::NotRelaying)
         );
     }
@@ -301,7 +327,7 @@ mod tests {
         let mut book = book(me);
         let mut asked = 0;
         let refused = loop {
-            match book.admit(now, a, &open(a, b, vec![])) {
+            match book.admit(now, known(a), &open(a, b, vec![])) {
                 Ok(_) => book.release(a),
                 Err(reason) => break reason,
             }
@@ -309,6 +335,21 @@ mod tests {
         };
         assert_eq!((asked, refused), (OPEN_BURST, RefusalReason::TooOften));
         now += OPEN_INTERVAL;
-        assert!(book.admit(now, a, &open(a, b, vec![])).is_ok());
+        assert!(book.admit(now, known(a), &open(a, b, vec![])).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_relays_for_those_it_knows_refuses_strangers() {
+        let now = Instant::now();
+        let (me, a, b) = (peer(), peer(), peer());
+        let mut book = book(me);
+        book.limits.strangers = false;
+        let (stranger, open) = ((a, Standing::Stranger), open(a, b, vec![]));
+        assert_eq!(
+            book.admit(now, stranger, &open),
+            Err(RefusalReason::NotRelaying)
+        );
+        assert_eq!(book.would_carry(stranger), Err(RefusalReason::NotRelaying));
+        assert!(book.admit(now, known(a), &open).is_ok());
     }
 }

@@ -11,14 +11,16 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
+use super::{
+    rate::RateLimit,
+    share::{Capacity, Flow, Shares, Standing},
+};
 use crate::{datagram::Label, virtual_address::Kind};
 
 /// One connection to a neighbour that carries circuits.
 pub type LinkId = u64;
 
 const KIND: Kind = Kind(0x7001);
-/// Burst a rate limit lets through, in seconds of its rate.
-const BURST_NS: u64 = 100_000_000;
 
 /// A circuit that ends at this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +49,7 @@ pub enum DropReason {
     WrongLink,
     /// The next link is gone.
     NoLink,
-    /// Above the circuit's rate.
+    /// Above the circuit's rate, or its share of the relay's.
     RateLimited,
 }
 
@@ -79,7 +81,9 @@ enum Route {
         from: LinkId,
         to: LinkId,
         label: Label,
+        bytes_per_s: u64,
         rate: RateLimit,
+        flow: Flow,
     },
     Local {
         from: LinkId,
@@ -100,6 +104,7 @@ pub struct Switch {
     routes: HashMap<Label, Route>,
     egress: HashMap<CircuitId, Egress>,
     rng: StdRng,
+    shares: Shares,
     forwarded_bytes: AtomicU64,
 }
 
@@ -112,8 +117,14 @@ impl Switch {
             routes: HashMap::new(),
             egress: HashMap::new(),
             rng: StdRng::from_seed(seed),
+            shares: Shares::new(Capacity::default()),
             forwarded_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// Forwards no more than this from now on, shared fairly.
+    pub fn set_capacity(&mut self, capacity: Capacity) {
+        self.shares = Shares::new(capacity);
     }
 
     /// Bytes forwarded since start, headers not counted.
@@ -161,12 +172,14 @@ impl Switch {
     }
 
     /// Forwards what arrives under `label_in` on link `from` to link `to` under
-    /// `label_out`, at most `bytes_per_s` (0: no limit).
+    /// `label_out`, at most `bytes_per_s` (0: no limit), and its share of the
+    /// [capacity](Self::set_capacity).
     pub fn forward(
         &mut self,
         (from, label_in): (LinkId, Label),
         (to, label_out): (LinkId, Label),
         bytes_per_s: u64,
+        standing: Standing,
     ) {
         self.routes.insert(
             label_in,
@@ -174,7 +187,9 @@ impl Switch {
                 from,
                 to,
                 label: label_out,
-                rate: RateLimit::new(bytes_per_s),
+                bytes_per_s,
+                rate: RateLimit::default(),
+                flow: Flow::new(standing),
             },
         );
     }
@@ -232,11 +247,18 @@ impl Switch {
         match route {
             Route::Local { circuit, .. } => Ok(Hop::Local(*circuit)),
             Route::Forward {
-                to, label, rate, ..
+                to,
+                label,
+                bytes_per_s,
+                rate,
+                flow,
+                ..
             } => {
                 let link = self.links.get(to).ok_or(DropReason::NoLink)?;
                 let to = link.current.ok_or(DropReason::NoLink)?;
-                if !rate.allow(bytes, now_ns) {
+                let allowed = rate.allow(*bytes_per_s, bytes, now_ns)
+                    && self.shares.allow(flow, bytes, now_ns, self.flows());
+                if !allowed {
                     return Err(DropReason::RateLimited);
                 }
                 self.forwarded_bytes
@@ -246,42 +268,19 @@ impl Switch {
         }
     }
 
+    fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.routes.values().filter_map(|route| match route {
+            Route::Forward { flow, .. } => Some(flow),
+            Route::Local { .. } => None,
+        })
+    }
+
     /// Where and under which label to send on a circuit that ends here.
     #[must_use]
     pub fn egress(&self, circuit: CircuitId) -> Option<(SocketAddr, Label)> {
         let egress = self.egress.get(&circuit)?;
         let to = self.links.get(&egress.link)?.current?;
         Some((to, egress.label))
-    }
-}
-
-/// Generic cell rate algorithm (ITU-T I.371) over one atomic: the time at which the
-/// bytes let through so far will have drained.
-#[derive(Debug)]
-struct RateLimit {
-    bytes_per_s: u64,
-    drained_at_ns: AtomicU64,
-}
-
-impl RateLimit {
-    fn new(bytes_per_s: u64) -> Self {
-        Self {
-            bytes_per_s,
-            drained_at_ns: AtomicU64::new(0),
-        }
-    }
-
-    fn allow(&self, bytes: usize, now_ns: u64) -> bool {
-        if self.bytes_per_s == 0 {
-            return true;
-        }
-        let cost = (bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_s)) as u64;
-        self.drained_at_ns
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |drained| {
-                let start = drained.max(now_ns);
-                (start - now_ns <= BURST_NS).then(|| start + cost)
-            })
-            .is_ok()
     }
 }
 
@@ -309,7 +308,7 @@ mod tests {
     fn a_label_is_accepted_only_from_the_link_it_was_given_to() {
         let mut switch = two_links();
         let (in_a, out_b) = (switch.fresh_label(), Label::from_bits(5));
-        switch.forward((1, in_a), (2, out_b), 0);
+        switch.forward((1, in_a), (2, out_b), 0, Standing::Known);
         assert_eq!(
             switch.route(addr(A), in_a, 100, 0),
             Ok(Hop::Forward {
@@ -332,7 +331,7 @@ mod tests {
     fn a_link_that_moves_takes_its_circuits_along() {
         let mut switch = two_links();
         let label = switch.fresh_label();
-        switch.forward((1, label), (2, Label::from_bits(5)), 0);
+        switch.forward((1, label), (2, Label::from_bits(5)), 0, Standing::Known);
         let moved = addr("198.51.100.7:9");
         switch.set_link(2, vec![moved]);
         let Ok(Hop::Forward { to, .. }) = switch.route(addr(A), label, 1, 0) else {
@@ -366,7 +365,12 @@ mod tests {
     fn a_rate_lets_its_bytes_through_and_no_more() {
         let mut switch = two_links();
         let label = switch.fresh_label();
-        switch.forward((1, label), (2, Label::from_bits(5)), 1_000_000);
+        switch.forward(
+            (1, label),
+            (2, Label::from_bits(5)),
+            1_000_000,
+            Standing::Known,
+        );
         let mut passed = 0;
         for ms in 0..10_000_u64 {
             for _ in 0..3 {

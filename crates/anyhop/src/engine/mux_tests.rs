@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use anyhop_base::{Keypair, NetworkName, PeerId};
 use anyhop_proto::{
+    circuit::Standing,
     network::swarm::{Epoch, EpochKeys, KeyRing, SwarmKey},
     probe::ProbeKeys,
     websocket::{Decoder, Frame, Sender},
@@ -104,7 +105,7 @@ impl Rig {
             switch.set_link(2, vec![addr(LINK_B)]);
             let (forward, local) = (switch.fresh_label(), switch.fresh_label());
             let circuit = switch.fresh_circuit();
-            switch.forward((1, forward), (2, out), 0);
+            switch.forward((1, forward), (2, out), 0, Standing::Known);
             switch.terminate(circuit, 1, local, Label::from_bits(0xcafe));
             (forward, local, circuit)
         };
@@ -447,7 +448,7 @@ fn a_circuit_crosses_between_udp_and_a_websocket_in_both_directions() {
     {
         let mut switch = rig.fabric.switch.write().unwrap();
         switch.set_link(2, vec![held.address()]);
-        switch.forward((2, back), (1, rig.out), 0);
+        switch.forward((2, back), (1, rig.out), 0, Standing::Known);
     }
     let inner: Vec<_> = (0..100).map(|n| quic(n, 92)).collect();
     let batch: Vec<_> = inner[..60].iter().map(|i| labelled(there, i)).collect();

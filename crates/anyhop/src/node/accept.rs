@@ -262,7 +262,7 @@ impl Inner {
         mut send: SendStream,
         mut recv: RecvStream,
     ) -> Result<(), StreamError> {
-        let relays = self.relays();
+        let relays = self.relays_for(recv.peer());
         send.write_all(&Attached { relays }.encode()).await?;
         let mut rest = [0; 16];
         let held = async {

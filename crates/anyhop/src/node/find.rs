@@ -94,8 +94,9 @@ impl Inner {
         };
         let find = Find::decode(&frame?).map_err(|_| malformed(&mut recv))?;
         let carry = if self.signals() {
+            let asker = (conn.peer, self.standing(conn.peer));
             let relay = self.relay.lock().expect("no holder panics");
-            relay.would_carry(conn.peer)
+            relay.would_carry(asker)
         } else {
             // Nobody can tell the two apart, nor needs to.
             Err(RefusalReason::NotRelaying)
@@ -176,7 +177,7 @@ impl Inner {
         let book = self.book();
         let neighbour = |peer: PeerId| Neighbour {
             peer,
-            relays: book.record(peer).is_none_or(|r| r.relays_for_others),
+            relays: book.may_relay(peer),
         };
         peers.into_iter().map(neighbour).collect()
     }

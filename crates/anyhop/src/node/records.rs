@@ -110,6 +110,13 @@ impl Book {
         self.attachments.iter().map(|(peer, at)| (*peer, &**at))
     }
 
+    /// Whether a peer relays for this node as far as is known: it says so to everybody, or let
+    /// this node attach to it, or nothing is known of it.
+    pub(super) fn may_relay(&self, peer: PeerId) -> bool {
+        let record = self.record(peer);
+        record.is_none_or(|r| r.relays_for_others) || self.attachments.contains_key(&peer)
+    }
+
     /// What a peer said last, whether or not its time is over.
     pub(super) fn record(&self, peer: PeerId) -> Option<&Record> {
         self.records.get(&peer).map(SignedRecord::record)
@@ -358,7 +365,7 @@ impl Inner {
                 })
                 .collect(),
             reachability,
-            relays_for_others: self.relays(),
+            relays_for_others: self.offers_relaying(),
             offers: self.book().offers.clone(),
         }
     }

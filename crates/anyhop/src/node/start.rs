@@ -7,7 +7,7 @@ use std::{
 
 use anyhop_base::{Keypair, PeerId};
 use anyhop_proto::{
-    circuit::{RelayBook, RelayLimits},
+    circuit::{Capacity, RelayBook, RelayLimits},
     control::{LOOKUP_BURST, LOOKUP_INTERVAL},
     nat::Family,
     route::{PerNeighbour, SAMPLE_BURST, SAMPLE_INTERVAL, SearchBook, TRACE_BURST, TRACE_INTERVAL},
@@ -33,7 +33,7 @@ use super::{
     willing::Willing,
 };
 use crate::{
-    Config, PrivateNetwork, StartError,
+    Config, PrivateNetwork, StartError, Strangers,
     engine::{Engine, Fabric, Swarm, random_seed},
     net::{Host, LiveSocket},
 };
@@ -67,6 +67,14 @@ pub(super) fn start(
     let swarm = swarm.transpose()?;
     let (v4, v6) = (v4.map(|s| s as _), v6.map(|s| s as _));
     let fabric = Fabric::new(v4, v6, random_seed(), swarm);
+    fabric
+        .switch
+        .write()
+        .expect("no holder panics")
+        .set_capacity(Capacity {
+            bytes_per_s: config.relay.bytes_per_s,
+            strangers_percent: config.relay.strangers.percent(),
+        });
     let engine = Engine::new(
         &keypair,
         network_id.alpn(),
@@ -78,6 +86,7 @@ pub(super) fn start(
     let willing = Willing::new(&config, opt_outs.unwrap_or_default());
     let relay = RelayLimits {
         enabled: willing.relaying,
+        strangers: config.relay.strangers != Strangers::Refused,
         max_circuits: config.relay.max_circuits,
         max_circuits_per_peer: config.relay.max_circuits_per_peer,
     };

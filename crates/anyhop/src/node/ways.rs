@@ -108,7 +108,7 @@ impl Inner {
         let known = |peer: PeerId| KnownNode {
             peer,
             attachments: attachments(peer),
-            relays: book.record(peer).is_none_or(|r| r.relays_for_others),
+            relays: book.may_relay(peer),
         };
         peers.into_iter().map(known).collect()
     }

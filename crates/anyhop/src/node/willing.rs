@@ -1,8 +1,11 @@
 //! What a node does for others: it forwards their circuits, and helps them to find each
 //! other. Either can end, and begin again, while it runs.
 
+use anyhop_base::PeerId;
+use anyhop_proto::circuit::Standing;
+
 use super::{Inner, private::Private};
-use crate::{Config, OptOuts};
+use crate::{Config, OptOuts, Strangers};
 
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,29 @@ impl Inner {
     /// Whether circuits of others are forwarded.
     pub(crate) fn relays(&self) -> bool {
         self.willing.borrow().relaying
+    }
+
+    /// Whether a peer is one that this node relays for before others.
+    pub(crate) fn standing(&self, peer: PeerId) -> Standing {
+        let told = self.config.relay.known.contains(&peer) || self.is_pinned(peer);
+        if self.private.is_some() || told {
+            Standing::Known
+        } else {
+            Standing::Stranger
+        }
+    }
+
+    /// Whether circuits of a peer's are forwarded.
+    pub(super) fn relays_for(&self, peer: PeerId) -> bool {
+        let standing = self.standing(peer);
+        let relay = self.relay.lock().expect("no holder panics");
+        relay.serves(standing)
+    }
+
+    /// Whether this node tells everybody that it relays.
+    pub(super) fn offers_relaying(&self) -> bool {
+        let strangers = self.config.relay.strangers != Strangers::Refused;
+        self.relays() && (strangers || self.private.is_some())
     }
 
     /// Whether others are helped to find each other.
