@@ -34,12 +34,14 @@
 //! network, and most are as alive when it is back.
 
 mod agent;
+mod dues;
 pub mod ladder;
 mod offer;
 mod punch;
 mod state;
 
 pub use agent::{Action, CloseReason, PathAgent, PathKey, Role, Route, Sample};
+pub use dues::Dues;
 pub use ladder::{Ladder, Move, PingBudget, Step, Technique};
 pub use offer::{
     Candidate, CandidateKind, MAX_CANDIDATES, MAX_OFFER_FRAME, MAX_PREDICTED, Offer, Prediction,

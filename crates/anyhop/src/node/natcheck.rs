@@ -306,7 +306,7 @@ impl Inner {
             }
         };
         if !conn.may_check(at) {
-            return Err("too many checks within a minute".to_owned());
+            return Err("too many checks within a minute, or no ping since the last".to_owned());
         }
         Ok(at)
     }
@@ -427,6 +427,7 @@ async fn arrives(
 async fn answer_pings(conn: &Conn, aux: &mut AuxSet) {
     while let Some(packet) = aux.recv().await {
         if let Some(Probe::Ping { nonce, .. }) = conn.keys.open(&packet.bytes) {
+            conn.shows_itself_at(packet.from);
             let observed = packet.from;
             let pong = conn.keys.seal(Probe::Pong { nonce, observed });
             aux.send(0, packet.from, &pong, None);

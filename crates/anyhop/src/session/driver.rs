@@ -89,6 +89,8 @@ struct OpenPath {
     path: Path,
     id: PathId,
     remote: SocketAddr,
+    /// Where the peer has answered last: `remote`, once it has answered there.
+    proven: SocketAddr,
     rtt: Duration,
     mtu: u16,
     /// Share of packets lost since it was opened.
@@ -160,6 +162,7 @@ impl Driver {
             path,
             id: PathId::ZERO,
             remote,
+            proven: remote,
             rtt: Duration::ZERO,
             mtu: 0,
             loss: 0.0,
@@ -508,6 +511,7 @@ impl Driver {
             path,
             id,
             remote,
+            proven: remote,
             rtt: Duration::ZERO,
             mtu: 0,
             loss: 0.0,
@@ -607,6 +611,18 @@ impl Driver {
             let stats = open.path.stats();
             (open.rtt, open.mtu) = (stats.rtt, stats.current_mtu);
             open.loss = stats.lost_packets as f64 / stats.sent_packets.max(1) as f64;
+            tracing::trace!(
+                peer = %self.conn.peer,
+                key = *key,
+                remote = %open.remote,
+                selected = Some(*key) == selected,
+                tx = stats.udp_tx.datagrams,
+                rx = stats.udp_rx.datagrams,
+                window = stats.cwnd,
+                lost = stats.lost_packets,
+                rtt = ?stats.rtt,
+                "path sampled"
+            );
             samples.push(Sample {
                 key: *key,
                 rtt: (stats.rtt != INITIAL_RTT).then_some(stats.rtt),
@@ -620,6 +636,10 @@ impl Driver {
         }
         self.prune_pins();
         for key in moved {
+            if let Some(open) = self.paths.get(&key).filter(|o| o.remote != o.proven) {
+                self.probing.shown(open.remote);
+                self.probing.ping(key, open.remote);
+            }
             self.agent.handle_moved(now(), key);
         }
         self.agent.handle_samples(now(), &samples);

@@ -255,6 +255,7 @@ impl Conn {
     pub(crate) fn shows_itself_at(&self, addr: SocketAddr) {
         let mut shown = self.shown.lock().expect("no holder panics");
         remember(&mut shown.at, addr);
+        shown.checked.retain(|checked| *checked != addr);
     }
 
     /// Whether one of the peer's latest pings came from there.
@@ -270,7 +271,9 @@ impl Conn {
         shown.at.iter().chain(&shown.checked).copied().collect()
     }
 
-    /// Counts a check at an address that the peer asks for; false when it asks too often.
+    /// Counts a check at an address that the peer asks for; false when it asks too often, or
+    /// again without having pinged from there since: that ping's answer and one check are
+    /// three times what it sent.
     pub(crate) fn may_check(&self, at: SocketAddr) -> bool {
         let now = Instant::now();
         let mut shown = self.shown.lock().expect("no holder panics");
@@ -279,7 +282,7 @@ impl Conn {
             (shown.minute, shown.checks) = (Some(now), 0);
         }
         shown.checks += 1;
-        let may = shown.checks <= MAX_CHECKS;
+        let may = shown.checks <= MAX_CHECKS && !shown.checked.contains(&at);
         if may {
             remember(&mut shown.checked, at);
         }

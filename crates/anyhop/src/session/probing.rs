@@ -13,8 +13,8 @@ use std::{
 use anyhop_proto::{
     is_virtual,
     nat::Family,
-    path::{Local, PathKey, PunchAction, PunchPlan, Puncher, Technique, ladder::Choice},
-    probe::{Probe, Token},
+    path::{Dues, Local, PathKey, PunchAction, PunchPlan, Puncher, Technique, ladder::Choice},
+    probe::{PROBE_LEN, Probe, Token},
 };
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot};
@@ -40,8 +40,8 @@ struct Ping {
 /// What probes found out.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// This path answers.
-    Alive(PathKey),
+    /// This path answers, from there.
+    Alive(PathKey, SocketAddr),
     /// The peer sees us here, on a path that is no circuit.
     SeenAt(SocketAddr),
     /// The peer pinged from here.
@@ -78,6 +78,8 @@ pub(super) struct Probing {
     awaited: VecDeque<(u64, oneshot::Sender<()>)>,
     /// As many as the driver starts: it ends one before the next is too many.
     runs: Vec<Run>,
+    /// What addresses may get that have not proven to be the peer's.
+    dues: Dues,
 }
 
 impl Probing {
@@ -93,7 +95,13 @@ impl Probing {
             pings: VecDeque::new(),
             awaited: VecDeque::new(),
             runs: Vec::new(),
+            dues: Dues::default(),
         }
+    }
+
+    /// The peer's packets come from an address that it has not answered at yet.
+    pub(super) fn shown(&mut self, at: SocketAddr) {
+        self.dues.handle_shown(at);
     }
 
     /// The next probe for this session.
@@ -166,7 +174,11 @@ impl Probing {
 
     /// Handles an incoming probe; anything not made by the peer is ignored.
     pub(super) fn handle(&mut self, now: Instant, packet: &ProbePacket) -> Vec<Found> {
-        match self.conn.keys.open(&packet.bytes) {
+        let probe = self.conn.keys.open(&packet.bytes);
+        if probe.is_some() {
+            self.dues.handle_received(packet.from, PROBE_LEN as u64);
+        }
+        match probe {
             Some(Probe::Ping {
                 nonce,
                 nominate,
@@ -193,7 +205,7 @@ impl Probing {
 
     /// Tells the peer over a living path that another is dead, and whether
     /// that one may have been in use.
-    pub(super) fn tell_lost(&self, over: SocketAddr, path: u32, used: bool) {
+    pub(super) fn tell_lost(&mut self, over: SocketAddr, path: u32, used: bool) {
         self.send(over, Probe::Lost { path, used });
     }
 
@@ -256,12 +268,15 @@ impl Probing {
     }
 
     /// A ping is answered from the socket it came in on.
-    fn answer(&self, packet: &ProbePacket, nonce: u64) {
+    fn answer(&mut self, packet: &ProbePacket, nonce: u64) {
         let observed = packet.from;
         let pong = Probe::Pong { nonce, observed };
         match &packet.via {
             None => self.send(packet.from, pong),
             Some(socket) => {
+                if !self.dues.take(packet.from, PROBE_LEN as u64) {
+                    return;
+                }
                 let bytes = self.conn.keys.seal(pong);
                 self.fabric.send_from(socket, packet.from, &bytes, None);
             }
@@ -284,8 +299,8 @@ impl Probing {
             return match ping.path {
                 _ if ping.to != from => Vec::new(),
                 None => vec![Found::AnswersAt(from)],
-                Some(path) if is_virtual(&from) => vec![Found::Alive(path)],
-                Some(path) => vec![Found::Alive(path), Found::SeenAt(canonical(observed))],
+                Some(path) if is_virtual(&from) => vec![Found::Alive(path, from)],
+                Some(path) => vec![Found::Alive(path, from), Found::SeenAt(canonical(observed))],
             };
         }
         for run in &mut self.runs {
@@ -306,6 +321,9 @@ impl Probing {
                         nominate,
                         ttl,
                     } => {
+                        if !self.dues.take(to, PROBE_LEN as u64) {
+                            continue;
+                        }
                         let bytes = self.conn.keys.seal(Probe::Ping {
                             nonce,
                             nominate,
@@ -326,7 +344,10 @@ impl Probing {
         self.runs.retain(|run| run.choice != choice);
     }
 
-    fn send(&self, to: SocketAddr, probe: Probe) {
+    fn send(&mut self, to: SocketAddr, probe: Probe) {
+        if !is_virtual(&to) && !self.dues.take(to, PROBE_LEN as u64) {
+            return;
+        }
         self.fabric.send_datagram(to, &self.conn.keys.seal(probe));
     }
 }

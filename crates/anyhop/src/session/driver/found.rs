@@ -24,11 +24,10 @@ const MAX_FAMILY_ADDRESSES: usize = 4;
 impl Driver {
     /// Does what probes found out.
     pub(super) fn handle_found(&mut self, found: Vec<Found>) {
-        let now = now();
         for found in found {
             tracing::trace!(peer = %self.conn.peer, ?found, "probing");
             match found {
-                Found::Alive(key) => self.agent.handle_pong(now, key),
+                Found::Alive(key, from) => self.answered(key, from),
                 Found::PeerLost { path, used } => self.peer_lost(path, used),
                 Found::SeenAt(addr) => self.seen_at(addr),
                 Found::PingedFrom(addr) => {
@@ -40,6 +39,18 @@ impl Driver {
                 Found::PunchFailed(choice, reason) => self.attempt_failed(choice, reason),
             }
         }
+    }
+
+    /// A path answers, and so proves its address.
+    fn answered(&mut self, key: PathKey, from: SocketAddr) {
+        if let Some(open) = self.paths.get_mut(&key)
+            && open.remote == from
+            && open.proven != from
+        {
+            open.proven = from;
+            self.publish();
+        }
+        self.agent.handle_pong(now(), key);
     }
 
     /// A ping from an unknown address: the peer's may have changed. Of a client the engine

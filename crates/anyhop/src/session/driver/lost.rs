@@ -9,7 +9,7 @@ use crate::engine::{PathId, path_number};
 
 impl Driver {
     /// Tells the peer that a path is dead.
-    pub(super) fn tell_lost(&self, key: PathKey, used: bool) {
+    pub(super) fn tell_lost(&mut self, key: PathKey, used: bool) {
         let selected = self.agent.selected().and_then(|key| self.paths.get(&key));
         if let (Some(lost), Some(over)) = (self.paths.get(&key), selected) {
             self.probing

@@ -70,17 +70,20 @@ impl Driver {
         }
     }
 
-    /// Addresses of the direct paths, the one to send to first.
+    /// Addresses of the direct paths, the one to send to first. What others send over this
+    /// node goes only where the peer has answered; from where it shows itself it is taken.
     fn link_addresses(&self) -> Vec<SocketAddr> {
         let selected = self.agent.selected();
         let mut direct: Vec<_> = self
             .paths
             .iter()
             .filter(|(_, open)| !is_circuit(open.remote))
-            .map(|(key, open)| (Some(*key) != selected, open.remote))
+            .map(|(key, open)| (Some(*key) != selected, open))
             .collect();
         direct.sort_by_key(|(other, _)| *other);
-        direct.into_iter().map(|(_, addr)| addr).collect()
+        let proven = direct.iter().map(|(_, open)| open.proven);
+        let shown = direct.iter().filter(|(_, open)| open.remote != open.proven);
+        proven.chain(shown.map(|(_, open)| open.remote)).collect()
     }
 
     /// Loss on the direct path to send to first.
