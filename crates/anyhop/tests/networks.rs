@@ -10,8 +10,8 @@ use std::{
 };
 
 use anyhop::{
-    Config, Event, InviteOptions, Keypair, Message, Multiaddr, Node, OptOuts, PeerAddr,
-    PrivateNetwork,
+    Config, Encoding, Event, InviteOptions, Keypair, Message, Multiaddr, Node, OptOuts, PeerAddr,
+    PrivateNetwork, Subscription, Topic,
 };
 use anyhop_lab::net::{HostHandle, VirtualNet};
 use common::{eventually, link};
@@ -71,23 +71,29 @@ async fn private(hosts: &[HostHandle], name: &'static str, port: u16) -> Net {
         let network = match nodes.first() {
             None => {
                 let (name, owner) = (name.parse().unwrap(), "owner".parse().unwrap());
-                PrivateNetwork::create(name, &keypair(n), &owner, OptOuts::default())
+                PrivateNetwork::create(name, &keypair(n), &owner, OptOuts::default()).unwrap()
             }
-            Some(owner) => {
-                let owner = owner.private_network().unwrap();
-                let invited = owner.invite(InviteOptions::default()).await.unwrap();
-                PrivateNetwork::join(&invited.invite, None, OptOuts::default())
-            }
+            Some(owner) => invited_by(owner).await,
         };
-        let config = Config {
-            private: Some(network.unwrap()),
-            ..Config::default()
-        };
-        let node = start(host, keypair(n), port, config).await;
-        node.private_network().unwrap().joined().await.unwrap();
-        nodes.push(node);
+        nodes.push(member(host, n, port, network).await);
     }
     Net { name, port, nodes }
+}
+
+async fn invited_by(owner: &Node) -> PrivateNetwork {
+    let owner = owner.private_network().unwrap();
+    let invited = owner.invite(InviteOptions::default()).await.unwrap();
+    PrivateNetwork::join(&invited.invite, None, OptOuts::default()).unwrap()
+}
+
+async fn member(host: &HostHandle, n: u8, port: u16, network: PrivateNetwork) -> Node {
+    let config = Config {
+        private: Some(network),
+        ..Config::default()
+    };
+    let node = start(host, keypair(n), port, config).await;
+    node.private_network().unwrap().joined().await.unwrap();
+    node
 }
 
 /// What a node sends for as long as the load lasts: to each of the others in turn, with the
@@ -214,6 +220,93 @@ async fn networks_of_one_process_under_load_for_a_minute_exchange_nothing() {
     let carried = carried(&net, &networks);
     assert!(carried.iter().all(|n| *n > 10_000), "{carried:?}");
     println!("{sent} messages, datagrams of each network: {carried:?}, crossings: 0");
+}
+
+fn on_topic(nodes: &[Node]) -> Vec<(Topic, Subscription)> {
+    let topics = nodes.iter().map(|n| n.topic("news").unwrap());
+    topics.map(|t| (t.clone(), t.subscribe())).collect()
+}
+
+async fn have_neighbours(members: &[(Topic, Subscription)]) {
+    eventually("neighbours", Duration::from_secs(60), || {
+        members.iter().all(|(t, _)| !t.neighbours().is_empty())
+    })
+    .await;
+}
+
+/// What a subscription has, after some time for repair.
+async fn taken(posts: &mut Subscription) -> Vec<String> {
+    let mut taken = Vec::new();
+    while let Ok(Some(post)) = tokio::time::timeout(Duration::from_secs(15), posts.next()).await {
+        taken.push(String::from_utf8(post.body.to_vec()).unwrap());
+    }
+    taken
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_on_topics_of_one_name_stay_in_their_networks() {
+    common::trace_to_stderr();
+    let net = VirtualNet::new(2);
+    let host = |n: u8| {
+        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
+            .with_link(link(10))
+    };
+    let hosts: Vec<_> = (1..=3).map(host).collect();
+    let networks = [
+        private(&hosts, "lab", 4001).await,
+        public(&hosts, "lab", 4002).await,
+        private(&hosts, "home", 4003).await,
+    ];
+    let labels = ["private-lab", "public-lab", "home"];
+    let mut members: Vec<_> = networks.iter().map(|n| on_topic(&n.nodes)).collect();
+    for (network, label) in members.iter().zip(labels) {
+        have_neighbours(network).await;
+        network[1].0.publish(Encoding::Utf8, label).unwrap();
+    }
+    for (network, label) in members.iter_mut().zip(labels) {
+        for (_, posts) in network {
+            assert_eq!(taken(posts).await, [label]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn posts_of_a_removed_member_are_taken_neither_from_it_nor_from_others() {
+    common::trace_to_stderr();
+    let net = VirtualNet::new(3);
+    let host = |n: u8| {
+        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
+            .with_link(link(10))
+    };
+    let hosts: Vec<_> = (1..=4).map(host).collect();
+    let lab = private(&hosts[..3], "lab", 4001).await;
+    let (owner, removed) = (&lab.nodes[0], &lab.nodes[2]);
+    let mut members = on_topic(&lab.nodes);
+    have_neighbours(&members).await;
+    members[1].0.publish(Encoding::Utf8, "stays").unwrap();
+    members[2].0.publish(Encoding::Utf8, "goes").unwrap();
+    for (_, posts) in &mut members {
+        let mut taken = taken(posts).await;
+        taken.sort_unstable();
+        assert_eq!(taken, ["goes", "stays"]);
+    }
+    let network = owner.private_network().unwrap();
+    network.revoke(removed.peer_id()).await.unwrap();
+    eventually("no session with it", Duration::from_secs(10), || {
+        let others = lab.nodes[..2].iter();
+        others
+            .map(|n| n.session_info(removed.peer_id()))
+            .all(|s| s.is_none())
+    })
+    .await;
+    // A new member gets what the others keep, but for what the removed one has said.
+    let new = member(&hosts[3], 4, 4001, invited_by(owner).await).await;
+    let mut late = on_topic(&[new]);
+    members[2].0.publish(Encoding::Utf8, "says more").unwrap();
+    assert_eq!(taken(&mut late[0].1).await, ["stays"]);
+    for (_, posts) in &mut members[..2] {
+        assert_eq!(taken(posts).await, [""; 0]);
+    }
 }
 
 /// Datagrams that went over the wire in each network, after it was seen that none went from

@@ -293,6 +293,18 @@ impl Inner {
         }
     }
 
+    /// Whether a peer was a member of this private network, and is none any more. One that
+    /// nothing is known of may be a new one, whose certificate is on its way.
+    pub(super) fn is_former_member(&self, peer: PeerId) -> bool {
+        let Some(private) = &self.private else {
+            return false;
+        };
+        let now_unix_s = self.now_unix_s();
+        let state = private.state();
+        let standing = state.gossip.membership().standing(peer, now_unix_s);
+        matches!(standing, Standing::Revoked | Standing::Expired)
+    }
+
     /// Ends sessions with those who are no members any more.
     fn drop_strangers(&self, private: &Private) {
         let now_unix_s = self.now_unix_s();

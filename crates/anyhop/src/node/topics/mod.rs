@@ -220,6 +220,11 @@ impl Inner {
         post: Arc<SignedPost>,
         hops: u8,
     ) {
+        if self.is_former_member(post.post().origin) {
+            tracing::debug!(post = %post.id(), origin = %post.post().origin, "a post of a former member was left");
+            let none = posted(&post, Bytes::new(), hops);
+            return self.judged(topic, from, &none, Verdict::Ignore);
+        }
         let member = self.topics.member(&topic);
         let validator = member.as_ref().and_then(|m| m.validator());
         if let (Content::Inline(body), None) = (&post.post().content, &validator) {
