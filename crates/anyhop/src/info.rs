@@ -33,6 +33,7 @@ pub struct NodeStatus {
 
 /// What is going on with messages and calls, and what came of them that answers nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MessageCounts {
     /// Replies and items made here for whom nobody waited any more.
     pub late_replies: u64,
