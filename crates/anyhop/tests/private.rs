@@ -136,7 +136,10 @@ async fn a_node_that_is_closed_right_after_joining_knows_the_others_when_it_is_b
     let members = ["a", "owner"];
     eventually("a knows the owner", MINUTE, || names(&a) == members).await;
     a.close().await;
+    drop(a);
     lab.owner.close().await;
+    // Sockets are given up once the last task has ended.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let a = start(&host, keypair(9), PrivateNetwork::load(&folder).unwrap()).await;
     assert_eq!(names(&a), members);
 }

@@ -39,8 +39,9 @@ fn open(daemon: &Daemon, line: &str, body: &[u8]) -> (u16, BufReader<UnixStream>
     let mut stream = UnixStream::connect(daemon.socket()).expect("the daemon runs");
     stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
     let head = format!("{line} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all(head.as_bytes()).expect("taken");
-    stream.write_all(body).expect("taken");
+    // At once: what needs no body may be answered, and closed, behind the head.
+    let request = [head.as_bytes(), body].concat();
+    stream.write_all(&request).expect("taken");
     let mut reader = BufReader::new(stream);
     let mut status = String::new();
     reader.read_line(&mut status).expect("a status");

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     StreamError,
-    engine::random_seed,
+    engine::{canonical, random_seed},
     session::Conn,
     stream::{SendStream, malformed, read_frame},
 };
@@ -94,7 +94,7 @@ impl Inner {
             let mut records: Vec<_> = known
                 .iter()
                 .filter_map(|conn| Some((conn, book.signed(conn.peer, now)?)))
-                .filter(|(_, signed)| may_serve(signed.record()))
+                .filter(|(conn, signed)| may_serve(conn, signed.record()))
                 .collect();
             records.sort_by_key(|(_, signed)| !is_public(signed.record()));
             let known = |(conn, signed): (&Arc<Conn>, &SignedRecord)| Known {
@@ -114,6 +114,7 @@ impl Inner {
         for conn in self.current_conns() {
             let record = self.book().record(conn.peer).cloned();
             let known_for = conn.opened.elapsed();
+            let record = record.filter(|r| may_serve(&conn, r));
             candidates.extend(record.and_then(|r| self.candidate(&r, known_for)));
             if conn.is_link() {
                 links.push(conn);
@@ -148,7 +149,7 @@ impl Inner {
     fn candidate(&self, record: &Record, known_for: Duration) -> Option<Candidate> {
         let addresses = endpoints(&record.addresses);
         let addr = addresses.iter().find(|e| self.may_probe(&e.addr()))?;
-        may_serve(record).then(|| Candidate {
+        is_offered(record).then(|| Candidate {
             peer: record.peer,
             public: is_public(record),
             prefix: addr.addr().ip().into(),
@@ -236,8 +237,20 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
+/// Whether a peer relays, and strangers reach it or might: one that is seen here under an address
+/// that it says is its own.
+fn may_serve(conn: &Conn, record: &Record) -> bool {
+    let seen = conn.link_addr().map(canonical);
+    let own = || {
+        endpoints(&record.addresses)
+            .into_iter()
+            .filter_map(|e| e.udp())
+    };
+    is_offered(record) && (is_public(record) || own().any(|addr| Some(addr) == seen))
+}
+
 /// Whether a node relays and nothing says that it cannot be dialled.
-fn may_serve(record: &Record) -> bool {
+fn is_offered(record: &Record) -> bool {
     record.relays_for_others && record.reachability != Reachability::BehindNat
 }
 

@@ -297,6 +297,11 @@ impl Conn {
         self.paths.borrow().is_link() && !self.is_closed()
     }
 
+    /// Where datagrams to the peer go that do not go over a circuit.
+    pub(crate) fn link_addr(&self) -> Option<SocketAddr> {
+        self.paths.borrow().direct.first().copied()
+    }
+
     /// What routes over this link count with; `None` when it is none.
     pub(crate) fn own_link(&self) -> Option<OwnLink> {
         let table = self.paths.borrow();
