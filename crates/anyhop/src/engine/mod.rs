@@ -195,7 +195,7 @@ impl Engine {
             config,
             Some(server.clone()),
             Box::new(mux::MuxSocket::new(fabric)),
-            Arc::new(turns::TurnsRuntime),
+            Arc::<turns::TurnsRuntime>::default(),
         )
         .map_err(|e| engine(&e))?;
         Ok(Self {

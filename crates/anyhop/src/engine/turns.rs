@@ -6,12 +6,16 @@
 //! engine that was woken waits once for its turn behind the others that are ready; then it
 //! finds what all of them wrote. With nobody else ready that costs one more poll.
 //!
+//! The endpoint's own task, the first that the engine starts, waits for nobody: it is woken by
+//! what comes in, and hands sealed packets and circuits' datagrams on without any other task.
+//!
 //! The current-thread scheduler keeps the order of wakes by itself.
 
 use std::{
     io,
     net::UdpSocket,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
     time::Instant,
 };
@@ -19,9 +23,12 @@ use std::{
 use noq::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Tokio, with turns.
-#[derive(Debug)]
-pub(super) struct TurnsRuntime;
+/// Tokio, with turns; of one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct TurnsRuntime {
+    /// Whether the endpoint's task has started.
+    started: AtomicBool,
+}
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -31,7 +38,9 @@ impl Runtime for TurnsRuntime {
     }
 
     fn spawn(&self, task: Task) {
+        let is_endpoint = !self.started.swap(true, Ordering::Relaxed);
         match Handle::current().runtime_flavor() {
+            _ if is_endpoint => tokio::spawn(task),
             RuntimeFlavor::CurrentThread => tokio::spawn(task),
             _ => tokio::spawn(InTurn {
                 task,
@@ -108,7 +117,9 @@ mod tests {
             });
             // From a task of the worker, so that all others are queued behind it.
             tokio::spawn(async move {
-                TurnsRuntime.spawn(Box::pin(driver));
+                let engine = TurnsRuntime::default();
+                engine.spawn(Box::pin(async {}));
+                engine.spawn(Box::pin(driver));
                 for _ in 0..3 {
                     tokio::task::yield_now().await;
                 }
