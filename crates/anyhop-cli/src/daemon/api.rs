@@ -13,7 +13,7 @@ mod stream;
 mod topic;
 mod vpn;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhop::{DialError, Explanation, NodeStatus, PeerAddr, Pong, SessionInfo};
 use axum::{
@@ -21,9 +21,13 @@ use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{FromRequestParts, Path, Query, Request, rejection::QueryRejection},
     http::{StatusCode, request::Parts},
-    response::{IntoResponse, Response},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
 };
-use serde::de::DeserializeOwned;
+use futures_util::{Stream, StreamExt};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use self::openapi::{About, Routes};
@@ -34,6 +38,7 @@ use crate::{
         network::NetworkQuery,
     },
     args::MAX_TRACE_ROUNDS,
+    client::Reader,
     doctor::Report,
     error::{CliError, Code},
     spec::PeerOrAddr,
@@ -281,4 +286,33 @@ async fn read_body(body: Body, limit: usize) -> Result<Bytes, CliError> {
         )
         .hint("send large data over a stream, which has no size limit: `anyhop cat`")
     })
+}
+
+/// For how long something is waited for: as asked, and no longer than anything is.
+fn wait_for(timeout_ms: Option<u64>) -> Duration {
+    timeout_ms.map_or(MAX_WAIT, |ms| Duration::from_millis(ms).min(MAX_WAIT))
+}
+
+/// One event: what it is, what it can be named by, and what it tells.
+fn event(kind: &str, id: &impl ToString, report: &impl Serialize) -> Event {
+    let event = Event::default().event(kind).id(id.to_string());
+    event
+        .json_data(report)
+        .expect("reports are made of what JSON has")
+}
+
+/// Events as they come, for as long as the reader stays.
+fn events<S: Stream<Item = Event> + Send + 'static>(
+    events: S,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<S>> {
+    Sse::new(events.map(Ok)).keep_alive(KeepAlive::default())
+}
+
+/// What comes next, unless the command leaves before: it says nothing more, so that whatever
+/// comes from it is its end.
+async fn while_there<T>(reader: &mut Reader, next: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::select! {
+        next = next => next,
+        _ = reader.next() => None,
+    }
 }

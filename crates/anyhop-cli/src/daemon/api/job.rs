@@ -7,14 +7,13 @@ use axum::{
     Json,
     body::Body,
     extract::{Query, Request, rejection::QueryRejection},
-    response::{
-        Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{Response, Sse, sse::Event},
 };
 use futures_util::{Stream, stream};
 
-use super::{About, Answer, ApiError, BODY, In, MAX_WAIT, Routes, read_body, read_query};
+use super::{
+    About, Answer, ApiError, BODY, In, Routes, event, read_body, read_query, wait_for, while_there,
+};
 use crate::{
     api::{
         MessageReport,
@@ -114,7 +113,6 @@ async fn bids(
 ) -> Answer<Vec<BidReport>> {
     let query = read_query(query)?;
     let mut job = presence.node.own_job(read_id(&query.id)?)?;
-    let wait = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
     let enough = async {
         for _ in 0..query.count {
             if job.next_bid().await.is_none() {
@@ -123,7 +121,7 @@ async fn bids(
         }
     };
     // Those that came by then are told all the same.
-    let _ = tokio::time::timeout(wait.min(MAX_WAIT), enough).await;
+    let _ = tokio::time::timeout(wait_for(query.timeout_ms), enough).await;
     let bids = job.bids()?;
     let reports = bids.iter().map(|bid| BidReport::new(&query.id, bid));
     Ok(Json(reports.collect()))
@@ -144,13 +142,7 @@ async fn watch(
 
 /// Hands on jobs until the command leaves.
 async fn tell(topic: String, mut jobs: JobWatch, mut reader: Reader, mut writer: Writer) {
-    loop {
-        let job = tokio::select! {
-            job = jobs.next() => job,
-            // The command says nothing: this is its end.
-            _ = reader.next() => return,
-        };
-        let Some(job) = job else { return };
+    while let Some(job) = while_there(&mut reader, jobs.next()).await {
         if writer.json(&JobReport::new(&topic, &job)).await.is_err() {
             return;
         }
@@ -165,13 +157,10 @@ async fn events(
     let jobs = presence.node.jobs(&topic)?.watch();
     let events = stream::unfold((jobs, topic), |(mut jobs, topic)| async move {
         let job = jobs.next().await?;
-        let event = Event::default().event("job").id(job.id.to_string());
-        let event = event
-            .json_data(JobReport::new(&topic, &job))
-            .expect("strings and numbers are JSON");
-        Some((Ok(event), (jobs, topic)))
+        let report = JobReport::new(&topic, &job);
+        Some((event("job", &job.id, &report), (jobs, topic)))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    Ok(super::events(events))
 }
 
 async fn bid(
@@ -198,9 +187,8 @@ async fn award(
     let query = read_query(query)?;
     let peer = presence.resolve(&query.peer)?;
     let body = read_body(body, MAX_BODY).await?;
-    let within = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
     let job = presence.node.own_job(read_id(&query.id)?)?;
-    let reply = job.award(peer, query.encoding, body, within.min(MAX_WAIT));
+    let reply = job.award(peer, query.encoding, body, wait_for(query.timeout_ms));
     Ok(Json(MessageReport::new(peer, &reply.await?, false)))
 }
 

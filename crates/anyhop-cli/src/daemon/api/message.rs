@@ -1,20 +1,17 @@
 //! Messages: sending, and what was received.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use anyhop::Message;
 use axum::{
     Json,
     body::Body,
     extract::{Query, Request, rejection::QueryRejection},
-    response::{
-        Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{Response, Sse, sse::Event},
 };
 use futures_util::{Stream, stream};
 
-use super::{About, Answer, ApiError, BODY, In, MAX_WAIT, Routes, read_body, read_query};
+use super::{About, Answer, ApiError, BODY, In, Routes, event, read_body, read_query, wait_for};
 use crate::{
     api::{MessageQuery, MessageReport, RecvQuery, ReplyQuery, Sent},
     args::MAX_BODY,
@@ -92,12 +89,9 @@ async fn request(
 ) -> Answer<MessageReport> {
     let query = read_query(query)?;
     let peer = presence.resolve(&query.peer)?;
-    let timeout = query.timeout_ms.map_or(MAX_WAIT, Duration::from_millis);
+    let within = wait_for(query.timeout_ms);
     let message = read_message(query, body).await?;
-    let reply = presence
-        .node
-        .request(peer, message, timeout.min(MAX_WAIT))
-        .await?;
+    let reply = presence.node.request(peer, message, within).await?;
     Ok(Json(MessageReport::new(peer, &reply, false)))
 }
 
@@ -117,13 +111,9 @@ async fn events(
     let messages = events::Events::new(presence, kind);
     let events = stream::unfold(messages, |mut messages| async move {
         let (id, report) = messages.next().await?;
-        let event = Event::default().event("message").id(id.to_string());
-        let event = event
-            .json_data(&report)
-            .expect("strings and flags are JSON");
-        Some((Ok(event), messages))
+        Some((event("message", &id, &report), messages))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    Ok(super::events(events))
 }
 
 async fn reply(

@@ -2,19 +2,16 @@
 
 use std::convert::Infallible;
 
-use anyhop::{Posted, Subscription, TopicInfo};
+use anyhop::{Subscription, TopicInfo};
 use axum::{
     Json,
     body::Body,
     extract::{Query, Request, rejection::QueryRejection},
-    response::{
-        Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{Response, Sse, sse::Event},
 };
 use futures_util::{Stream, stream};
 
-use super::{About, Answer, ApiError, BODY, In, Routes, read_body, read_query};
+use super::{About, Answer, ApiError, BODY, In, Routes, event, read_body, read_query, while_there};
 use crate::{
     api::topic::{PostReport, PostTell, PublishQuery, PublishReport, TopicQuery},
     args::MAX_BODY,
@@ -91,13 +88,7 @@ async fn subscribe(
 
 /// Hands on posts until the command leaves.
 async fn tell(mut posts: Subscription, mut reader: Reader, mut writer: Writer) {
-    loop {
-        let post = tokio::select! {
-            post = posts.next() => post,
-            // The command says nothing: this is its end.
-            _ = reader.next() => return,
-        };
-        let Some(post) = post else { return };
+    while let Some(post) = while_there(&mut reader, posts.next()).await {
         let told = async {
             writer.json(&PostTell::new(&post)).await?;
             writer.data(&post.body).await
@@ -116,15 +107,8 @@ async fn events(
     let posts = presence.node.topic(&name)?.subscribe();
     let events = stream::unfold((posts, name), |(mut posts, name)| async move {
         let post = posts.next().await?;
-        Some((Ok(event(&post, &name)), (posts, name)))
+        let report: PostReport = PostTell::new(&post).report(&name, &post.body);
+        Some((event("post", &post.id, &report), (posts, name)))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
-}
-
-fn event(post: &Posted, topic: &str) -> Event {
-    let report: PostReport = PostTell::new(post).report(topic, &post.body);
-    let event = Event::default().event("post").id(post.id.to_string());
-    event
-        .json_data(&report)
-        .expect("strings and numbers are JSON")
+    Ok(super::events(events))
 }
