@@ -213,12 +213,10 @@ impl Inner {
         kind: &str,
         handler: Handler,
     ) -> Result<Handling, TypeTaken> {
-        let mut by_type = self.handlers.by_type();
-        let full = by_type.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN || reserved(kind);
-        if full || by_type.contains_key(kind) {
+        if reserved(kind) {
             return Err(TypeTaken(kind.to_owned()));
         }
-        by_type.insert(kind.to_owned(), handler);
+        insert(&mut self.handlers.by_type(), kind, handler)?;
         Ok(self.handling(kind, false))
     }
 
@@ -232,14 +230,13 @@ impl Inner {
         F: Fn(IncomingCall) -> T + Send + Sync + 'static,
         T: Future<Output = Result<(), MessageError>> + Send + 'static,
     {
-        let mut calls = self.handlers.calls();
-        let full = calls.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN;
-        if full || calls.contains_key(kind) {
-            return Err(TypeTaken(kind.to_owned()));
-        }
         let run = move |call| -> Ending { Box::pin(handler(call)) };
         let run = Arc::new(run);
-        calls.insert(kind.to_owned(), CallHandler { run, within });
+        insert(
+            &mut self.handlers.calls(),
+            kind,
+            CallHandler { run, within },
+        )?;
         Ok(self.handling(kind, true))
     }
 
@@ -250,4 +247,14 @@ impl Inner {
             calls,
         }
     }
+}
+
+/// Adds a handler of a type that has none, if there is room for one.
+fn insert<H>(by_type: &mut HashMap<String, H>, kind: &str, handler: H) -> Result<(), TypeTaken> {
+    let full = by_type.len() >= MAX_HANDLERS || kind.len() > MAX_TYPE_LEN;
+    if full || by_type.contains_key(kind) {
+        return Err(TypeTaken(kind.to_owned()));
+    }
+    by_type.insert(kind.to_owned(), handler);
+    Ok(())
 }
