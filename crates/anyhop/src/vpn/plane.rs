@@ -37,9 +37,9 @@ const MAX_FRAME: usize = VNET_HEADER_LEN + 65_535;
 const MAX_BATCH: usize = 65_000;
 /// Datagrams of one batch.
 const MAX_SEGMENTS: usize = 64;
-/// Packets taken from the interface before the stop flag is looked at again.
+/// Packets taken from the interface before what is left of their batch is sent.
 const MAX_TAKEN: usize = 256;
-/// Times that they are looked for again before the thread sleeps.
+/// Times that they are looked for again before the thread sleeps, or looks at the stop flag.
 const MAX_YIELDS: usize = 16;
 /// How long a full socket may hold the interface up; then packets are dropped.
 const MAX_WAIT: Duration = Duration::from_millis(20);
@@ -122,10 +122,20 @@ impl Plane {
     /// Whether a packet, or a frame, to a peer passes the firewall.
     fn admits(&self, slot: Slot, packet: &[u8]) -> bool {
         let now = tokio::time::Instant::now().into_std();
-        let mut firewall = self.firewall();
+        self.passes(&mut self.firewall(), now, Direction::Out, slot, packet)
+    }
+
+    fn passes(
+        &self,
+        firewall: &mut Firewall,
+        now: std::time::Instant,
+        direction: Direction,
+        slot: Slot,
+        packet: &[u8],
+    ) -> bool {
         match self.switch {
-            None => firewall.admits(now, Direction::Out, slot, packet),
-            Some(_) => firewall.admits_frame(now, Direction::Out, slot, packet),
+            None => firewall.admits(now, direction, slot, packet),
+            Some(_) => firewall.admits_frame(now, direction, slot, packet),
         }
     }
 
@@ -135,10 +145,7 @@ impl Plane {
         let mut firewall = self.firewall();
         opened.retain(|Waiting { slot, packet, .. }| {
             let packet = &batch[packet.clone()];
-            match self.switch {
-                None => firewall.admits(now, Direction::In, *slot, packet),
-                Some(_) => firewall.admits_frame(now, Direction::In, *slot, packet),
-            }
+            self.passes(&mut firewall, now, Direction::In, *slot, packet)
         });
     }
 
