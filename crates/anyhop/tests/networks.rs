@@ -147,16 +147,21 @@ fn told(events: &mut tokio::sync::broadcast::Receiver<Event>) -> Vec<u16> {
     }
 }
 
+/// That many public hosts.
+fn hosts(net: &VirtualNet, count: u8) -> Vec<HostHandle> {
+    let host = |n: u8| {
+        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
+            .with_link(link(10))
+    };
+    (1..=count).map(host).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn networks_of_one_process_under_load_for_a_minute_exchange_nothing() {
     common::trace_to_stderr();
     let net = VirtualNet::new(1);
     net.capture();
-    let host = |n: u8| {
-        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
-            .with_link(link(10))
-    };
-    let hosts: Vec<_> = (1..=HOSTS).map(host).collect();
+    let hosts = hosts(&net, HOSTS);
     // Two of one name, two of one kind.
     let networks = [
         private(&hosts, "lab", 4001).await,
@@ -247,11 +252,7 @@ async fn taken(posts: &mut Subscription) -> Vec<String> {
 async fn posts_on_topics_of_one_name_stay_in_their_networks() {
     common::trace_to_stderr();
     let net = VirtualNet::new(2);
-    let host = |n: u8| {
-        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
-            .with_link(link(10))
-    };
-    let hosts: Vec<_> = (1..=3).map(host).collect();
+    let hosts = hosts(&net, 3);
     let networks = [
         private(&hosts, "lab", 4001).await,
         public(&hosts, "lab", 4002).await,
@@ -274,11 +275,7 @@ async fn posts_on_topics_of_one_name_stay_in_their_networks() {
 async fn posts_of_a_removed_member_are_taken_neither_from_it_nor_from_others() {
     common::trace_to_stderr();
     let net = VirtualNet::new(3);
-    let host = |n: u8| {
-        net.public_host(&format!("host{n}"), Ipv4Addr::new(203, 0, 113, n))
-            .with_link(link(10))
-    };
-    let hosts: Vec<_> = (1..=4).map(host).collect();
+    let hosts = hosts(&net, 4);
     let lab = private(&hosts[..3], "lab", 4001).await;
     let (owner, removed) = (&lab.nodes[0], &lab.nodes[2]);
     let mut members = on_topic(&lab.nodes);

@@ -13,7 +13,6 @@ use anyhop_lab::netns::{Families, Namespace};
 use crate::{
     PATIENCE,
     names::found_on,
-    node::Node,
     turn,
     vpn::{network, own, pings, status},
     world::World,
@@ -77,14 +76,9 @@ fn ask_udp(host: &Namespace, at: &str) -> io::Result<String> {
 async fn a_mapped_port_leads_to_a_member_and_is_gone_when_the_daemon_is() {
     let Some(_turn) = turn().await else { return };
     let mut world = World::new().await;
-    let bootstrap: Vec<_> = world
-        .r
-        .multiaddrs()
-        .map(|a| format!("--bootstrap={a}"))
-        .collect();
     let host = world.lab.public_host("a", Families::Both).expect("a host");
     let other = world.lab.public_host("c", Families::Both).expect("a host");
-    let mut a = Node::up("A", &world.lab, host.clone(), &bootstrap).await;
+    let mut a = world.up("A", host.clone()).await;
     network(&world.r, &[&a]).await;
     let found = found_on(&host);
     let refused = a
@@ -180,7 +174,7 @@ async fn a_mapped_port_leads_to_a_member_and_is_gone_when_the_daemon_is() {
     a.json(&["vpn", "up", "--no-dns"]).await;
     a.killed().await;
     assert_ne!(found_on(&host), found, "nobody was left to undo it");
-    let mut a = Node::up("A", &world.lab, host.clone(), &bootstrap).await;
+    let mut a = world.up("A", host.clone()).await;
     assert_eq!(found_on(&host), found, "after SIGKILL and the next start");
     a.json(&["vpn", "up", "--no-dns"]).await;
     for ip in at_owner {

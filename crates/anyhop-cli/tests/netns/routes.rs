@@ -206,12 +206,7 @@ async fn an_exit_node_gives_ipv6_to_a_member_without_it() {
     let mut world = World::new().await;
     let mut b = world.behind("B", NatKind::PortRestrictedCone).await;
     let host_a = world.lab.public_host("a", Families::Both).expect("a host");
-    let at_r: Vec<_> = world
-        .r
-        .multiaddrs()
-        .map(|at| format!("--bootstrap={at}"))
-        .collect();
-    let a = Node::up("A", &world.lab, host_a.clone(), &at_r).await;
+    let a = world.up("A", host_a.clone()).await;
     network(&world.r, &[&a, &b.node]).await;
     let (host_b, host_r) = (b.node.namespace().clone(), world.r.namespace().clone());
     let found = [&host_a, &host_b].map(whole_state);

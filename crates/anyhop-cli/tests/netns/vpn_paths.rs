@@ -47,12 +47,7 @@ async fn a_tcp_flow_outlives_relay_direct_websocket_and_direct_again() {
     let mut world = World::new().await;
     let mut a = world.behind("A", NatKind::PortRestrictedCone).await;
     let host = world.lab.public_host("c", Families::Both).expect("a host");
-    let at_r: Vec<_> = world
-        .r
-        .multiaddrs()
-        .map(|at| format!("--bootstrap={at}"))
-        .collect();
-    let c = Node::up("C", &world.lab, host, &at_r).await;
+    let c = world.up("C", host).await;
     world.r.json(&CREATE).await;
     joins(&c, &world.r).await;
     joins(&a.node, &world.r).await;

@@ -1,6 +1,6 @@
 //! The namespaces and the daemons in them.
 
-use anyhop_lab::netns::{Families, NetLab, Router, RouterConfig};
+use anyhop_lab::netns::{Families, Namespace, NetLab, Router, RouterConfig};
 
 use crate::node::Node;
 
@@ -54,6 +54,13 @@ impl World {
     pub(crate) async fn behind_router(&mut self, name: &'static str, mut router: Router) -> Behind {
         let host = self.lab.host_behind(&mut router, &name.to_lowercase());
         let host = host.expect("a host");
+        let node = self.up(name, host).await;
+        node.is_attached_to(&self.r).await;
+        Behind { node, router }
+    }
+
+    /// Starts a node that knows R, at its addresses of the families that the host has.
+    pub(crate) async fn up(&self, name: &'static str, host: Namespace) -> Node {
         let bootstrap: Vec<_> = self
             .r
             .multiaddrs()
@@ -63,8 +70,6 @@ impl World {
             })
             .map(|addr| format!("--bootstrap={addr}"))
             .collect();
-        let node = Node::up(name, &self.lab, host, &bootstrap).await;
-        node.is_attached_to(&self.r).await;
-        Behind { node, router }
+        Node::up(name, &self.lab, host, &bootstrap).await
     }
 }
