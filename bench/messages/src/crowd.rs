@@ -7,11 +7,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     BODY, Result,
@@ -172,7 +172,7 @@ async fn first(crowd: &impl Crowd) -> Result<u64> {
 }
 
 async fn load(crowd: &impl Crowd, number: &mut u64, during: Duration) -> Result<()> {
-    let end = tokio::time::Instant::now() + during;
+    let end = Instant::now() + during;
     let work = async {
         loop {
             *number += 1;

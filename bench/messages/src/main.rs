@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! main      rounds, turns, the table        pair    one to one: requests, messages
-//! stats     medians, spreads, percentiles   crowd   one to a hundred: posts
+//! stats     percentiles of a round          crowd   one to a hundred: posts
+//! spread    medians over rounds, shared with the other benchmarks
 //! ours      Anyhop as a contender           rival   rust-libp2p as one
 //! ```
 //!
@@ -13,6 +14,8 @@ mod crowd;
 mod ours;
 mod pair;
 mod rival;
+#[path = "../../src/stats.rs"]
+mod spread;
 mod stats;
 
 use std::{error::Error, time::Duration};
@@ -20,10 +23,7 @@ use std::{error::Error, time::Duration};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use self::{
-    rival::Transport,
-    stats::{Sample, Spread},
-};
+use self::{rival::Transport, spread::Spread, stats::Sample};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 

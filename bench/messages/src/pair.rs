@@ -1,8 +1,9 @@
 //! One to one: as many in flight as asked for, each followed by the next.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::{
     BODY, Result,

@@ -1,12 +1,11 @@
-//! What is said of one round, and of several: medians and extremes.
+//! What is said of one round.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike as _,
 };
-use serde::Serialize;
 
 use crate::Result;
 
@@ -57,43 +56,6 @@ pub(crate) fn cpu_time() -> Result<Duration> {
     Ok(Duration::from_micros(u64::try_from(micros)?))
 }
 
-/// Median and extremes of one figure over the rounds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    /// Of at least one value; of none, all are NaN.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
-        let last = values.len().saturating_sub(1);
-        Self {
-            median: f64::midpoint(at(last / 2), at(last.div_ceil(2))),
-            min: at(0),
-            max: at(last),
-        }
-    }
-
-    /// The quotients of two figures, round by round.
-    pub(crate) fn of_ratios(a: &[f64], b: &[f64]) -> Self {
-        Self::of(a.iter().zip(b).map(|(a, b)| a / b))
-    }
-}
-
-impl fmt::Display for Spread {
-    /// `median (min–max)`; a precision applies to all three.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let p = f.precision().unwrap_or(2);
-        let Self { median, min, max } = self;
-        write!(f, "{median:.p$} ({min:.p$}–{max:.p$})")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,12 +67,6 @@ mod tests {
         let sample = Sample::new(1000, second, second, 1.0, latencies).unwrap();
         assert_eq!((sample.p50_ms, sample.p99_ms), (501.0, 991.0));
         assert_eq!((sample.per_second, sample.cpu_us), (1000.0, 1000.0));
-    }
-
-    #[test]
-    fn ratios_are_taken_round_by_round() {
-        let spread = Spread::of_ratios(&[1.0, 9.0, 4.0], &[2.0, 3.0, 4.0]);
-        assert_eq!((spread.min, spread.median, spread.max), (0.5, 1.0, 3.0));
     }
 
     #[test]
