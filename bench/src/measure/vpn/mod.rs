@@ -84,6 +84,7 @@ fn report(shown: &[Shown], args: &Vpn, absent: &[String]) -> Report {
         "of veth, 1 stream",
         "added round trip at 100/s, µs",
         "at 1000/s",
+        "at 1000/s, awake",
     ]);
     let veth = shown.first();
     Report {
